@@ -1,0 +1,1 @@
+"""Load tests for multigraft; speaks HTTP only."""

@@ -1,0 +1,1 @@
+"""The serving process of multigraft: `api` (HTTP) above `engine` (no HTTP)."""

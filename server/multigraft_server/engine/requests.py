@@ -1,0 +1,128 @@
+"""What travels between the HTTP side and the engine: plain data, no torch, no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+BASE_DIGEST = "base"
+"""What stands for the bare base wherever an adapter's digest is named."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a generating row picks its next token.
+
+    `temperature` 0 is greedy. `logprobs` asks for that many alternatives beside the chosen token (0: only the
+    chosen one, None: none at all). `seed` makes the draws of this request reproducible.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingParams:
+    """What a row without generation returns.
+
+    `head` is the adapter's own: its logits or its vector. `embedding` is the mean-pooled, normalised vector of
+    the bare base. `tokens` is every token's hidden state.
+    """
+
+    output: Literal["head", "embedding", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to compute: a prompt to continue or an input to pool.
+
+    `digest` is the adapter that computes it (`BASE_DIGEST` for the bare base), `task` the name that metrics and
+    fairness count it under. Times are seconds of `time.monotonic`. `sink` is called from the engine's thread
+    with each event of this request, in order; the last one is a `Finished` or a `Failed`, exactly once.
+    """
+
+    id: str
+    task: str
+    digest: str
+    token_ids: tuple[int, ...]
+    params: SamplingParams | PoolingParams
+    sink: Callable[[Event], None]
+    arrival: float
+    deadline: float | None = None
+    token_type_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `top_logprobs` are (token id, log-probability) pairs, best first."""
+
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """What a pooling row computed: logits (labels,), a vector (hidden,) or token states (tokens, hidden)."""
+
+    values: np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request's answer is complete."""
+
+    reason: FinishReason
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without a complete answer; `error` says why."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When the request arrived, first ran and ended (`time.monotonic` seconds), and the widest step it was in."""
+
+    arrival: float
+    started: float
+    finished: float
+    step_adapters: int = 1
+    step_rows: int = 1
+
+
+Event = Token | Pooled | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """The engine's state at one moment, for `GET /v1/engine` and the gauges."""
+
+    running: int
+    waiting: int
+    waiting_by_task: Mapping[str, int]
+    running_by_task: Mapping[str, int]
+    slots: Mapping[int, str] = field(default_factory=dict)
+    """Slot number to the digest that it holds; slot 0, the base, is not listed."""
+    num_slots: int = 0
+    host_digests: tuple[str, ...] = ()
+    kv_tokens_used: int = 0
+    kv_tokens_capacity: int = 0
+    steps: int = 0
+    widest_step_adapters: int = 0

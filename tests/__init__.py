@@ -1,0 +1,1 @@
+"""Tests of multigraft, through its public seams."""

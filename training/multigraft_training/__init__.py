@@ -1,0 +1,1 @@
+"""Training for multigraft: recipe -> data -> method -> trainer -> evaluate -> export -> publish."""
