@@ -1,0 +1,1 @@
+"""Frozen bases: finding them, describing them, loading them."""
