@@ -1,4 +1,4 @@
-"""What a base is to an adapter: its family, the modules a delta may target, its KV layout, its fingerprint."""
+"""What a base is to an adapter: its family, the modules a delta may target, its fingerprint."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class BaseSpec:
 
     `name` is how the server shows the base. `targets` maps the path of each linear module inside the bare
     backbone (`AutoModel`) to its shape. `backbone_prefix` is what task models put before that path (`model`,
-    `bert`, `transformer`). `max_length` is in tokens. `fingerprint` is `sha256:` + hex over the tensors' bytes
-    as stored and the architecture's fields.
+    `bert`, `transformer`). `max_length` is in tokens. `fingerprint` is `sha256:` + hex over the tensors'
+    bytes as stored and the architecture's fields.
     """
 
     name: str
