@@ -1,0 +1,1 @@
+"""Contract tests of the house: layout, packaging, scripts, image and documentation."""
