@@ -30,6 +30,7 @@ MultigraftError
 │   ├── UnsupportedBaseError        unsupported_base
 │   ├── DataFolderError             data_folder
 │   └── BindError                   bind
+├── ServerUnreachableError          server_unreachable: the client got no answer, or not all of it
 └── RemoteError                     remote_error: a server answered the client with an error
 """
 
@@ -234,6 +235,12 @@ class BindError(SetupError):
     """The address cannot be listened on, or must not be without a key."""
 
     code = "bind"
+
+
+class ServerUnreachableError(MultigraftError):
+    """The client found no server at the URL, or the connection ended before the answer did."""
+
+    code = "server_unreachable"
 
 
 class RemoteError(MultigraftError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from multigraft_adapters.artifact import ARTIFACT_FILES, digest_of
+from multigraft_adapters.artifact import ARTIFACT_FILES, digest_of, write_folder
 from multigraft_adapters.errors import DataFolderError, IntegrityError, NotFoundError
 
 STALE_SECONDS = 3600.0
@@ -89,13 +89,7 @@ class Store:
 
     def _write_aside(self, files: Mapping[str, bytes]) -> Path:
         folder = self._temporary / uuid.uuid4().hex
-        folder.mkdir()
-        for name, content in files.items():
-            with (folder / name).open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_folder(folder)
+        write_folder(folder, files)
         return folder
 
     def _publish(self, written: Path, place: Path, digest: str) -> None:
