@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from multigraft_adapters.errors import InvalidAdapterError
 
-SCHEMA_VERSION = 1
-
 TaskType = Literal["text-classification", "feature-extraction", "text-generation"]
 TASK_TYPES: tuple[TaskType, ...] = ("text-classification", "feature-extraction", "text-generation")
 Pooling = Literal["pooler", "cls", "mean", "last"]
@@ -61,7 +59,7 @@ class Sample(_Part):
 class Manifest(_Part):
     """The whole of `task.json`. Frozen: a change makes another adapter."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     task_type: TaskType
     problem_type: Literal["single_label_classification"] | None = None
     id2label: dict[int, str] | None = None

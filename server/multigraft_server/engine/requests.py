@@ -45,7 +45,7 @@ class PoolingParams:
     output: Literal["head", "embedding", "tokens"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One sequence to compute: a prompt to continue or an input to pool.
 

@@ -1,0 +1,73 @@
+"""Putting an engine together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from multigraft_adapters.verify import VerifiedAdapter
+
+from multigraft_adapters.bases import Base
+from multigraft_server.engine.device_tier import DeviceTier
+from multigraft_server.engine.engine import Engine
+from multigraft_server.engine.host_tier import HostTier
+from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
+from multigraft_server.engine.kv_table import KVTable
+from multigraft_server.engine.loop import EngineLoop
+from multigraft_server.engine.observer import Observer, SilentObserver
+from multigraft_server.engine.rank_space import RankSpace
+from multigraft_server.engine.runner import Runner
+from multigraft_server.engine.scheduler import Scheduler, StepLimits
+from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.engine.slots import SlotTable
+
+USUAL_RANK = 16
+"""Columns that the banks start with, per slot; they grow when adapters need more."""
+
+
+def build_engine(
+    base: Base,
+    settings: EngineSettings,
+    fetch: Callable[[str], VerifiedAdapter],
+    observer: Observer | None = None,
+) -> EngineLoop:
+    """An engine over a loaded base, on a loop that has not been started.
+
+    `fetch` gives an adapter by digest; it runs on a loading thread and raises a MultigraftError when it cannot.
+    The base is the engine's from here on: its modules are wrapped.
+    """
+    observer = observer or SilentObserver()
+    kv_table, kv = _kv(base, settings)
+    ranks = RankSpace(settings.slots * USUAL_RANK)
+    runner = Runner(base, kv, ranks)
+    loop = EngineLoop(settings)
+    host = HostTier(
+        fetch,
+        loop.deliver,
+        dtype=runner.dtype,
+        budget_bytes=settings.host_bytes,
+        retry_s=settings.retry_load_s,
+        observer=observer,
+    )
+    device = DeviceTier(runner.layers, ranks, runner.device, runner.dtype, observer)
+    scheduler = Scheduler(_limits(settings), SlotTable(settings.slots), kv_table, base.eos_token_ids)
+    loop.attach(Engine(scheduler, runner, host, device, observer))
+    return loop
+
+
+def _kv(base: Base, settings: EngineSettings) -> tuple[KVTable, KVCache | None]:
+    layout = base.spec.kv
+    slab_tokens = slab_tokens_for(base.spec.max_length)
+    if layout is None:
+        return KVTable(slab_tokens=slab_tokens, num_slabs=0), None
+    num_slabs = num_slabs_for(layout, slab_tokens, settings.kv_bytes, base.model.dtype)
+    cache = KVCache(layout, slab_tokens, base.model.device, base.model.dtype)
+    return KVTable(slab_tokens=slab_tokens, num_slabs=num_slabs), cache
+
+
+def _limits(settings: EngineSettings) -> StepLimits:
+    return StepLimits(
+        max_step_tokens=settings.max_step_tokens,
+        max_step_rows=settings.max_step_rows,
+        max_running_rows=settings.max_running_rows,
+        age_bound_s=settings.age_bound_s,
+    )

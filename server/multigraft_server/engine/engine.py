@@ -1,0 +1,274 @@
+"""One step after another: plan, place adapters, run the base, answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from multigraft_adapters.errors import DeadlineError, MultigraftError, RequestCancelledError, StepFailedError
+from multigraft_server.engine.device_tier import DeviceTier
+from multigraft_server.engine.host_tier import HostAdapter, HostTier
+from multigraft_server.engine.observer import Observer
+from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
+from multigraft_server.engine.pooling import PooledPart, pool
+from multigraft_server.engine.requests import (
+    BASE_DIGEST,
+    EngineSnapshot,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Pooled,
+    Request,
+    Timing,
+)
+from multigraft_server.engine.runner import Runner
+from multigraft_server.engine.sampler import sample
+from multigraft_server.engine.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """All state of one serving process; every method runs on one thread (see `loop.EngineLoop`).
+
+    Each accepted request ends exactly once: its sink gets a `Finished` or a `Failed` as the last event.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        host: HostTier,
+        device: DeviceTier,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._host = host
+        self._device = device
+        self._observer = observer
+        self._clock = clock
+        self._parked: dict[str, list[Request]] = defaultdict(list)  # by digest: their adapter is loading
+        self._steps = 0
+        self._widest_step = 0
+
+    def accept(self, request: Request) -> None:
+        """Queue a request, or park it until its adapter is in host memory."""
+        if request.digest == BASE_DIGEST:
+            self._scheduler.add(request)
+            return
+        try:
+            state = self._host.want(request.digest, self._clock())
+        except MultigraftError as error:
+            _emit(request, Failed(error))
+            return
+        if state == "ready":
+            self._scheduler.add(request)
+        else:
+            self._parked[request.digest].append(request)
+
+    def adapter_arrived(self, digest: str, result: HostAdapter | MultigraftError) -> None:
+        """A load has ended: its requests are queued, or fail with it."""
+        self._host.arrived(digest, result, self._clock())
+        for request in self._parked.pop(digest, []):
+            if isinstance(result, MultigraftError):
+                self._end(request, Failed(result))
+            else:
+                self._scheduler.add(request)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request whose caller is gone; nothing happens when it has ended already."""
+        request = self._scheduler.remove(request_id) or self._unpark(request_id)
+        if request is not None:
+            self._end(request, Failed(RequestCancelledError("the request was cancelled")))
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Run one step; False when there was nothing to run."""
+        plan = self._scheduler.plan(self._clock())
+        self._end_expired(plan)
+        if not plan.rows:
+            return False
+        started = self._clock()
+        try:
+            self._place(plan)
+            hidden = self._runner.run(plan)
+            self._advance(plan)
+            self._answer_pooling_rows(plan, hidden)
+            generated = self._extend_generating_rows(plan, hidden)
+        except Exception as error:
+            self._fail_step(plan, error)
+            return True
+        self._observe(plan, started, generated)
+        return True
+
+    def fail_all(self, error: MultigraftError) -> None:
+        """End every request with an error; the engine keeps none."""
+        open_requests = [row.request for row in self._scheduler.running] + self._scheduler.waiting
+        open_requests += [request for parked in self._parked.values() for request in parked]
+        self._parked.clear()
+        for request in open_requests:
+            self._scheduler.remove(request.id)
+            self._end(request, Failed(error))
+
+    def snapshot(self) -> EngineSnapshot:
+        """The engine's state now."""
+        running, waiting = self._scheduler.running, self._scheduler.waiting
+        waiting += [request for parked in self._parked.values() for request in parked]
+        slots, kv = self._scheduler.slots, self._scheduler.kv
+        return EngineSnapshot(
+            running=len(running),
+            waiting=len(waiting),
+            waiting_by_task=_count_by_task(waiting),
+            running_by_task=_count_by_task([row.request for row in running]),
+            slots=slots.digests(),
+            num_slots=slots.num_slots,
+            host_digests=self._host.digests(),
+            kv_tokens_used=kv.used_tokens,
+            kv_tokens_capacity=kv.capacity_tokens,
+            steps=self._steps,
+            widest_step_adapters=self._widest_step,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError when the books of any owner do not add up."""
+        self._scheduler.check_integrity()
+        self._host.check_integrity()
+        self._device.check_integrity()
+
+    def close(self) -> None:
+        """End the engine's helpers."""
+        self._host.close()
+
+    def _place(self, plan: StepPlan) -> None:
+        for placement in plan.placements:
+            self._device.place(placement, self._host.get(placement.digest))
+
+    def _advance(self, plan: StepPlan) -> None:
+        for part in plan.rows:
+            self._scheduler.advance(part)
+
+    def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
+        parts = _spans(plan, lambda part: part.row.pooling is not None)
+        pooled = [(part, start, stop) for part, start, stop in parts if _pools(part)]
+        states = pool(hidden, [self._pooled_part(*entry) for entry in pooled], self._runner.base_pooler)
+        for index, (part, _, _) in enumerate(pooled):
+            self._answer(part.row, self._head_values(part.row, states[index : index + 1]))
+        for part, start, stop in parts:
+            if not _pools(part):
+                self._answer(part.row, hidden[start:stop].to(torch.float32))
+
+    def _extend_generating_rows(self, plan: StepPlan, hidden: Tensor) -> int:
+        parts = _spans(plan, lambda part: part.row.sampling is not None and part.ends_pending)
+        if not parts:
+            return 0
+        rows = [part.row for part, _, _ in parts]
+        logits = self._runner.logits(hidden[[stop - 1 for _, _, stop in parts]])
+        for row, token in zip(rows, sample(logits, rows), strict=True):
+            reason = self._scheduler.append(row, token.token_id)
+            _emit(row.request, token)
+            if reason is not None:
+                self._finish(row, reason)
+        return len(rows)
+
+    def _pooled_part(self, part: PlannedRow, start: int, stop: int) -> PooledPart:
+        slot = part.row.slot
+        params = part.row.pooling
+        own_head = params is not None and params.output == "head"
+        pooling = self._device.head(slot).spec.pooling if own_head else "mean"
+        return PooledPart(start, stop, slot, pooling or "mean")
+
+    def _head_values(self, row: Row, state: Tensor) -> Tensor:
+        if row.pooling is not None and row.pooling.output == "head":
+            return self._device.head(row.slot).forward(state)[0]
+        return torch.nn.functional.normalize(state, dim=-1)[0]
+
+    def _answer(self, row: Row, values: Tensor) -> None:
+        _emit(row.request, Pooled(values.cpu().numpy()))
+        self._finish(row, "stop")
+
+    def _finish(self, row: Row, reason: FinishReason) -> None:
+        self._scheduler.finish(row)
+        timing = Timing(row.request.arrival, row.started, self._clock(), row.widest_adapters, row.widest_rows)
+        self._end(row.request, Finished(reason, timing))
+
+    def _end(self, request: Request, event: Event) -> None:
+        if request.digest != BASE_DIGEST:
+            self._host.release(request.digest)
+        _emit(request, event)
+
+    def _end_expired(self, plan: StepPlan) -> None:
+        now = self._clock()
+        late = [r for parked in self._parked.values() for r in parked if r.deadline and now > r.deadline]
+        for request in late:
+            self._unpark(request.id)
+        for request in [*late, *plan.expired, *(row.request for row in plan.expired_rows)]:
+            self._end(request, Failed(DeadlineError("the deadline passed before the answer was complete")))
+
+    def _unpark(self, request_id: str) -> Request | None:
+        for parked in self._parked.values():
+            for request in parked:
+                if request.id == request_id:
+                    parked.remove(request)
+                    return request
+        return None
+
+    def _fail_step(self, plan: StepPlan, error: Exception) -> None:
+        """End the step's rows and forget what it placed: a half-written slot must never answer."""
+        logger.error("a step over %d rows failed", len(plan.rows), exc_info=error)
+        failure = StepFailedError(f"the step that computed this request failed: {error}")
+        for part in plan.rows:
+            if self._scheduler.remove(part.row.request.id) is not None:
+                self._end(part.row.request, Failed(failure))
+        for placement in plan.placements:
+            self._scheduler.slots.drop(placement.digest)
+            self._device.clear(placement.slot)
+
+    def _observe(self, plan: StepPlan, started: float, generated: int) -> None:
+        self._steps += 1
+        self._widest_step = max(self._widest_step, plan.num_adapters)
+        self._observer.step(
+            phase=plan.phase,
+            seconds=self._clock() - started,
+            rows=len(plan.rows),
+            adapters=plan.num_adapters,
+            prompt_tokens=sum(part.count for part in plan.rows if not part.is_decode),
+            generated_tokens=generated,
+        )
+
+
+def _pools(part: PlannedRow) -> bool:
+    return part.row.pooling is not None and part.row.pooling.output != "tokens"
+
+
+def _spans(plan: StepPlan, chosen: Callable[[PlannedRow], bool]) -> list[tuple[PlannedRow, int, int]]:
+    """The chosen rows with their tokens' start and stop in the step."""
+    spans = []
+    place = 0
+    for part in plan.rows:
+        if chosen(part):
+            spans.append((part, place, place + part.count))
+        place += part.count
+    return spans
+
+
+def _count_by_task(requests: list[Request]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for request in requests:
+        counts[request.task] += 1
+    return dict(counts)
+
+
+def _emit(request: Request, event: Event) -> None:
+    try:
+        request.sink(event)
+    except Exception:
+        # The caller's side is broken; the engine's books must go on.
+        logger.exception("the sink of request %s raised", request.id)

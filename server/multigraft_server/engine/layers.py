@@ -1,0 +1,43 @@
+"""Wrapping a base's linear modules once, so that deltas are added inside a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from multigraft_server.engine.banks import LoraBank
+from multigraft_server.engine.context import StepContext
+
+
+class DeltaLinear(nn.Module):
+    """A frozen linear module (`nn.Linear` or `Conv1D`) plus the delta of each token's slot.
+
+    Swapping an adapter writes into `bank`; the module tree never changes. `bank` is None until the first
+    adapter with a delta here is placed.
+    """
+
+    def __init__(self, base: nn.Module, context: StepContext) -> None:
+        super().__init__()
+        self.base = base
+        self.bank: LoraBank | None = None
+        self._context = context
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y: Tensor = self.base(x)
+        step = self._context.lora
+        if step is not None and self.bank is not None:
+            self.bank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step)
+        return y
+
+
+def wrap_linears(backbone: nn.Module, targets: Iterable[str], context: StepContext) -> dict[str, DeltaLinear]:
+    """Replace each target module by a DeltaLinear around it; returns them by path."""
+    wrapped: dict[str, DeltaLinear] = {}
+    for path in targets:
+        parent_path, _, name = path.rpartition(".")
+        parent = backbone.get_submodule(parent_path)
+        wrapped[path] = DeltaLinear(backbone.get_submodule(path), context)
+        setattr(parent, name, wrapped[path])
+    return wrapped

@@ -1,0 +1,191 @@
+"""The engine's thread, and the only way into it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+
+from multigraft_adapters.errors import (
+    DrainingError,
+    EngineStoppedError,
+    MultigraftError,
+    OverloadedError,
+)
+from multigraft_server.engine.engine import Engine
+from multigraft_server.engine.host_tier import HostAdapter
+from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
+from multigraft_server.engine.settings import EngineSettings
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""How long the idle loop waits before it checks the engine's books again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    digest: str
+    result: HostAdapter | MultigraftError
+
+
+class _Stop:
+    pass
+
+
+_Message = _Submit | _Cancel | _Arrived | _Stop
+
+
+class EngineLoop:
+    """Runs one Engine on one thread. `submit`, `cancel`, `snapshot` and `alive` may be used from any thread."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: dict[str, int] = {}  # request id to its prompt's tokens
+        self._open_tokens = 0
+        self._engine: Engine | None = None
+        self._thread: threading.Thread | None = None
+        self._snapshot = EngineSnapshot(0, 0, {}, {})
+        self._stopping = False
+        self._dead: MultigraftError | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs and can continue."""
+        return self._thread is not None and self._thread.is_alive() and self._dead is None
+
+    def attach(self, engine: Engine) -> None:
+        """Give the loop the engine that it runs; before `start`."""
+        self._engine = engine
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="multigraft-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Refuse new requests, end the open ones with DrainingError, and end the thread."""
+        self._stopping = True
+        if self._thread is not None:
+            self._inbox.put(_Stop())
+            self._thread.join(timeout)
+
+    def submit(self, request: Request) -> None:
+        """Hand a request to the engine.
+
+        Raises OverloadedError when the queue's bounds are reached, DrainingError when the server is stopping,
+        EngineStoppedError when the engine has ended. Otherwise the request's sink will get its last event.
+        """
+        with self._lock:
+            self._refuse_if_closed()
+            self._refuse_if_full(request)
+            self._open[request.id] = len(request.token_ids)
+            self._open_tokens += len(request.token_ids)
+        self._inbox.put(_Submit(replace(request, sink=self._counted(request))))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; it may have ended already."""
+        self._inbox.put(_Cancel(request_id))
+
+    def deliver(self, digest: str, result: HostAdapter | MultigraftError) -> None:
+        """Hand in what a loading thread has loaded."""
+        self._inbox.put(_Arrived(digest, result))
+
+    def snapshot(self) -> EngineSnapshot:
+        """The engine's state after its last step."""
+        return self._snapshot
+
+    def _counted(self, request: Request) -> Callable[[Event], None]:
+        """The request's sink, which also takes it off the open ones with its last event."""
+
+        def sink(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                with self._lock:
+                    self._open_tokens -= self._open.pop(request.id, 0)
+            request.sink(event)
+
+        return sink
+
+    def _refuse_if_closed(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+        if self._stopping:
+            raise DrainingError("the server is stopping")
+        if not self.alive:
+            raise EngineStoppedError("the engine does not run")
+
+    def _refuse_if_full(self, request: Request) -> None:
+        too_many = len(self._open) >= self._settings.max_waiting_requests
+        too_long = self._open_tokens + len(request.token_ids) > self._settings.max_waiting_tokens
+        if too_many or (too_long and self._open):
+            raise OverloadedError(f"the queue is full ({len(self._open)} requests)")
+
+    def _run(self) -> None:
+        assert self._engine is not None, "attach an engine before starting its loop"
+        engine = self._engine
+        try:
+            while self._take_messages(engine, wait=False):
+                busy = engine.step()
+                self._snapshot = engine.snapshot()
+                if not busy and not self._idle(engine):
+                    return
+        except Exception as error:
+            logger.critical("the engine has ended", exc_info=error)
+            self._dead = EngineStoppedError(f"the engine has ended: {error}")
+        finally:
+            self._close(engine)
+
+    def _idle(self, engine: Engine) -> bool:
+        """Check the books, then wait for a message; False when it says to stop."""
+        engine.check_integrity()
+        return self._take_messages(engine, wait=True)
+
+    def _take_messages(self, engine: Engine, *, wait: bool) -> bool:
+        """Act on everything in the inbox; False when the loop is to stop."""
+        try:
+            message = self._inbox.get(timeout=IDLE_S) if wait else self._inbox.get_nowait()
+            while not isinstance(message, _Stop):
+                _act(engine, message)
+                message = self._inbox.get_nowait()
+        except Empty:
+            return True
+        return False
+
+    def _close(self, engine: Engine) -> None:
+        """End whatever is open, what came in meanwhile included."""
+        reason = self._dead or DrainingError("the server is stopping")
+        with self._lock:
+            self._dead = self._dead or EngineStoppedError("the engine has stopped")
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except Empty:
+                break
+            if isinstance(message, _Submit):
+                message.request.sink(Failed(reason))
+        engine.fail_all(reason)
+        self._snapshot = engine.snapshot()
+        engine.close()
+
+
+def _act(engine: Engine, message: _Submit | _Cancel | _Arrived) -> None:
+    if isinstance(message, _Submit):
+        engine.accept(message.request)
+    elif isinstance(message, _Cancel):
+        engine.cancel(message.request_id)
+    else:
+        engine.adapter_arrived(message.digest, message.result)

@@ -1,0 +1,51 @@
+"""What the engine tells of itself while it runs; metrics implement it."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Tier = Literal["device", "host"]
+
+
+class Observer(Protocol):
+    """Called from the engine's threads; must be quick and must not raise."""
+
+    def step(
+        self,
+        *,
+        phase: str,
+        seconds: float,
+        rows: int,
+        adapters: int,
+        prompt_tokens: int,
+        generated_tokens: int,
+    ) -> None:
+        """One step ended. `phase` is `decode`, `prefill` or `mixed`; the base counts as an adapter."""
+
+    def adapter_load(self, *, tier: Tier, seconds: float, outcome: Literal["ok", "error"]) -> None:
+        """An adapter was brought into a tier, or could not be."""
+
+    def eviction(self, *, tier: Tier) -> None:
+        """An adapter left a tier to make room."""
+
+
+class SilentObserver:
+    """An observer for engines that nobody watches."""
+
+    def step(
+        self,
+        *,
+        phase: str,
+        seconds: float,
+        rows: int,
+        adapters: int,
+        prompt_tokens: int,
+        generated_tokens: int,
+    ) -> None:
+        pass
+
+    def adapter_load(self, *, tier: Tier, seconds: float, outcome: Literal["ok", "error"]) -> None:
+        pass
+
+    def eviction(self, *, tier: Tier) -> None:
+        pass

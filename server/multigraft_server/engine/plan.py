@@ -1,0 +1,101 @@
+"""What crosses from the scheduler to the engine: the rows that live, and what a step does with them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from multigraft_server.engine.kv_table import KVRow
+from multigraft_server.engine.requests import PoolingParams, Request, SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A running sequence: its tokens so far (prompt, then generated) and how many of them are computed.
+
+    `slot` is held from admission to the end. `kv` is the row's place in the KV cache; pooling rows have none,
+    since they run whole in one step. `random` is seeded by the request.
+    """
+
+    request: Request
+    slot: int
+    kv: KVRow | None
+    tokens: list[int]
+    started: float
+    random: random.Random
+    num_computed: int = 0
+    widest_adapters: int = 1
+    widest_rows: int = 1
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def sampling(self) -> SamplingParams | None:
+        params = self.request.params
+        return params if isinstance(params, SamplingParams) else None
+
+    @property
+    def pooling(self) -> PoolingParams | None:
+        params = self.request.params
+        return params if isinstance(params, PoolingParams) else None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A row's part of one step: `count` tokens from position `start`."""
+
+    row: Row
+    start: int
+    count: int
+
+    @property
+    def is_decode(self) -> bool:
+        return self.count == 1 and self.start >= self.row.num_prompt
+
+    @property
+    def ends_pending(self) -> bool:
+        """Whether the step reaches the row's last token, so that it yields an answer or a next token."""
+        return self.start + self.count == len(self.row.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A slot that must be written before the step runs; `evicted` is what was in it."""
+
+    slot: int
+    digest: str
+    evicted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. `rows` are sorted by slot, so that the rows of one adapter are adjacent and the base is first."""
+
+    rows: tuple[PlannedRow, ...]
+    placements: tuple[Placement, ...] = ()
+    expired: tuple[Request, ...] = ()
+    expired_rows: tuple[Row, ...] = field(default=())
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(planned.count for planned in self.rows)
+
+    @property
+    def num_adapters(self) -> int:
+        """Distinct adapters in the step; the base counts as one."""
+        return len({planned.row.slot for planned in self.rows})
+
+    @property
+    def phase(self) -> str:
+        decoding = [planned.is_decode for planned in self.rows]
+        return "decode" if all(decoding) else "mixed" if any(decoding) else "prefill"

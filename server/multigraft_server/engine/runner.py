@@ -1,0 +1,127 @@
+"""A step's forward pass: a plan becomes packed tensors, the backbone runs, hidden states come back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from multigraft_adapters.bases import Base
+from multigraft_adapters.bases.families import traits_of
+from multigraft_server.engine.attention import (
+    ATTENTION_NAME,
+    AttentionStep,
+    ChunkRow,
+    DecodeGroup,
+    WholeRow,
+)
+from multigraft_server.engine.context import Group, StepContext, plan_lora
+from multigraft_server.engine.kv import KVCache
+from multigraft_server.engine.kv_table import KVRow
+from multigraft_server.engine.layers import DeltaLinear, wrap_linears
+from multigraft_server.engine.plan import PlannedRow, StepPlan
+from multigraft_server.engine.pooling import slot_groups
+from multigraft_server.engine.rank_space import RankSpace
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    token: int
+    kv: KVRow
+    position: int
+
+
+class Runner:
+    """Owns the wrapped backbone. The base's modules are replaced once, here; nothing else touches them."""
+
+    def __init__(self, base: Base, kv: KVCache | None, ranks: RankSpace) -> None:
+        self.context = StepContext()
+        self.layers: dict[str, DeltaLinear] = wrap_linears(base.model, base.spec.targets, self.context)
+        self.device: torch.device = base.model.device
+        self.dtype: torch.dtype = base.model.dtype
+        self._base = base
+        self._traits = traits_of(base.spec.model_type)
+        self._kv = kv
+        self._ranks = ranks
+        self._pooler = _detach_pooler(base.model)
+        base.model.set_attn_implementation(ATTENTION_NAME)
+
+    def run(self, plan: StepPlan) -> Tensor:
+        """The hidden states of the plan's tokens, (tokens, hidden), in the plan's order."""
+        attention = self._attention(plan.rows)
+        groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
+        with self.context.step(plan_lora(groups, self._ranks, self.device, self.dtype)):
+            output = self._base.model(**self._inputs(plan.rows), use_cache=False, attention_step=attention)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The base's own output head: (rows, hidden) -> (rows, vocabulary)."""
+        assert self._base.lm_head is not None  # the router refuses generation on encoders
+        logits: Tensor = self._base.lm_head(states)
+        return logits
+
+    def base_pooler(self, first: Tensor, groups: Sequence[Group]) -> Tensor:
+        """The base's own pooler over first states (rows, hidden), with each row's delta on it."""
+        assert self._pooler is not None  # verification refuses such heads on bases without a pooler
+        with self.context.step(plan_lora(groups, self._ranks, self.device, self.dtype)):
+            pooled: Tensor = self._pooler(first[:, None])
+        return pooled
+
+    def _inputs(self, rows: Sequence[PlannedRow]) -> dict[str, Tensor]:
+        tokens = [token for part in rows for token in part.row.tokens[part.start : part.start + part.count]]
+        positions = [place for part in rows for place in range(part.start, part.start + part.count)]
+        inputs = {"input_ids": self._packed(tokens), "position_ids": self._packed(positions)}
+        if self._traits.token_types:
+            inputs["token_type_ids"] = self._packed(
+                [kind for part in rows for kind in part.row.request.token_type_ids or [0] * part.count]
+            )
+        return inputs
+
+    def _packed(self, values: list[int]) -> Tensor:
+        return torch.tensor([values], dtype=torch.long, device=self.device)
+
+    def _attention(self, rows: Sequence[PlannedRow]) -> AttentionStep:
+        whole: list[WholeRow] = []
+        chunks: list[ChunkRow] = []
+        decodes: dict[tuple[int, int], list[_Decode]] = defaultdict(list)
+        place = 0
+        for part in rows:
+            stop, kv = place + part.count, part.row.kv
+            if kv is None:
+                whole.append(WholeRow(place, stop))
+            elif part.count == 1 and part.start > 0:
+                decodes[kv.slab, kv.capacity].append(_Decode(place, kv, part.start))
+            else:
+                chunks.append(ChunkRow(place, stop, part.start, kv))
+            if kv is not None and self._kv is not None:
+                self._kv.ensure(kv.slab)
+            place = stop
+        groups = [self._decode_group(slab, capacity, own) for (slab, capacity), own in decodes.items()]
+        causal = self._traits.family == "decoder"
+        return AttentionStep(causal, whole, chunks, groups, self._kv)
+
+    def _decode_group(self, slab: int, capacity: int, decodes: list[_Decode]) -> DecodeGroup:
+        decodes = sorted(decodes, key=lambda decode: decode.kv.index)
+        rows = [decode.kv.index for decode in decodes]
+        side_by_side = rows == list(range(rows[0], rows[0] + len(rows)))
+        return DecodeGroup(
+            slab=slab,
+            capacity=capacity,
+            tokens=torch.tensor([decode.token for decode in decodes], device=self.device),
+            rows=torch.tensor(rows, device=self.device),
+            row_slice=slice(rows[0], rows[0] + len(rows)) if side_by_side else None,
+            positions=torch.tensor([decode.position for decode in decodes], device=self.device),
+            longest=max(decode.position for decode in decodes) + 1,
+        )
+
+
+def _detach_pooler(backbone: nn.Module) -> nn.Module | None:
+    """Take an encoder's pooler out of its forward: packed, its first position would be the first row's only."""
+    pooler: nn.Module | None = getattr(backbone, "pooler", None)
+    if pooler is not None:
+        backbone.pooler = None  # type: ignore[assignment]
+    return pooler
