@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def _read_inputs(words: Sequence[str]) -> list[str]:
 
 
 def _read_lines() -> list[str]:
-    text = click.get_binary_stream("stdin").read().decode(errors="surrogateescape")
+    text = sys.stdin.buffer.read().decode(errors="surrogateescape")
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
@@ -124,8 +125,15 @@ def _ask(
     if len(refs) > 1:
         return client.fan_out(refs, payload, parameters)
     output, headers = client.predict(refs[0], payload, parameters)
-    names = ("task", "version", "adapter")
-    return [{name: headers.get(f"x-multigraft-{name}") for name in names} | {"output": output}]
+    version = headers["x-multigraft-version"]
+    return [
+        {
+            "task": headers["x-multigraft-task"],
+            "version": int(version) if version.isdecimal() else version,
+            "adapter": headers["x-multigraft-adapter"],
+            "output": output,
+        }
+    ]
 
 
 def _table(results: Sequence[dict[str, Any]], inputs: Sequence[str]) -> Table:
@@ -151,9 +159,7 @@ def _line(answer: Any) -> str:
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "label" in answer[0]:
         return ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in answer[:SHOWN_LABELS])
     if isinstance(answer, list) and answer and isinstance(answer[0], float):
-        return (
-            ", ".join(f"{number:.4f}" for number in answer[:SHOWN_NUMBERS]) + f", ... ({len(answer)} numbers)"
-        )
+        return ", ".join(f"{number:.4f}" for number in answer[:SHOWN_NUMBERS]) + f", ... ({len(answer)} numbers)"
     return json.dumps(answer, ensure_ascii=False)
 
 
@@ -164,9 +170,7 @@ def _ask_person() -> str:
         return ""
 
 
-def _print_answer(
-    client: Client, model: str, messages: Sequence[dict[str, str]], fields: dict[str, Any]
-) -> str:
+def _print_answer(client: Client, model: str, messages: Sequence[dict[str, str]], fields: dict[str, Any]) -> str:
     """Prints the answer piece by piece and returns it whole."""
     said = ""
     for chunk in client.chat(model, messages, stream=True, **fields):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def open_database(data_dir: Path) -> Engine:
     except OSError as error:
         reason = error.strerror or error
         raise DataFolderError(f"the data folder {data_dir} cannot be used: {reason}") from error
-    except DatabaseError as error:
-        raise DataFolderError(f"the registry {path} cannot be used: {error.orig}") from error
+    except (DatabaseError, sqlite3.Error) as error:
+        reason = error.orig if isinstance(error, DatabaseError) else error
+        raise DataFolderError(f"the registry {path} cannot be used: {reason}") from error
 
 
 def writing(engine: Engine) -> Engine:

@@ -95,6 +95,8 @@ def unknown_selector(
 
 
 def _without_prefix(ref: str, base_name: str) -> str:
+    if ref == base_name:
+        return ref
     for prefix in (f"{base_name}:", "base:"):
         if ref.startswith(prefix):
             return ref[len(prefix) :]

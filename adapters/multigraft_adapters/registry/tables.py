@@ -86,9 +86,7 @@ class AliasRow(Table):
 
     __tablename__ = "aliases"
     __table_args__ = (
-        ForeignKeyConstraint(
-            ["task", "version"], ["versions.task", "versions.number"], name="fk_aliases_version"
-        ),
+        ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.number"], name="fk_aliases_version"),
     )
 
     task: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -18,9 +18,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "versions",
-        sa.Column(
-            "task", sa.String(64), sa.ForeignKey("tasks.name", name="fk_versions_task"), primary_key=True
-        ),
+        sa.Column("task", sa.String(64), sa.ForeignKey("tasks.name", name="fk_versions_task"), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("digest", sa.String(80), nullable=False, index=True),
         sa.Column("task_type", sa.String(64), nullable=False),
@@ -70,8 +68,3 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name="ck_change_counter_one_row"),
     )
     op.bulk_insert(counter, [{"id": 1, "value": 0}])
-
-
-def downgrade() -> None:
-    for table in ("change_counter", "events", "aliases", "alias_changes", "versions", "tasks"):
-        op.drop_table(table)

@@ -1,0 +1,1 @@
+"""Tests of the registry: names, aliases, history, two processes, migrations."""

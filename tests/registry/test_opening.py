@@ -1,0 +1,80 @@
+"""Opening a data folder: migrations from nothing, again, from the future, and folders that cannot be used."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from multigraft_adapters.errors import DataFolderError
+from multigraft_adapters.registry import Registry
+from multigraft_adapters.registry.database import FILE_NAME, open_database
+from multigraft_adapters.registry.tables import Table
+from tests.registry.parts import make_adapter
+
+
+def run_sql(folder: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / FILE_NAME)) as connection:
+        rows = connection.execute(statement).fetchall()
+        connection.commit()
+        return rows
+
+
+def test_the_migrations_make_the_tables_of_the_code(tmp_path: Path) -> None:
+    engine = open_database(tmp_path)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    engine.dispose()
+
+
+def test_the_file_is_in_wal_mode(registry: Registry, tmp_path: Path) -> None:
+    assert run_sql(tmp_path / "data", "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path, "smollm2")
+    registry.add_version("topic", make_adapter("one"), alias="production")
+    tasks, counter = registry.tasks(), registry.change_counter()
+    registry.close()
+    before = run_sql(tmp_path, "SELECT * FROM alembic_version")
+    again = Registry.open(str(tmp_path), "smollm2")
+    assert (again.tasks(), again.change_counter()) == (tasks, counter)
+    assert run_sql(tmp_path, "SELECT * FROM alembic_version") == before
+    again.close()
+
+
+def test_a_registry_of_a_newer_multigraft_is_refused(tmp_path: Path) -> None:
+    Registry.open(tmp_path, "smollm2").close()
+    run_sql(tmp_path, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(DataFolderError, match="written by a newer multigraft"):
+        Registry.open(tmp_path, "smollm2")
+    assert run_sql(tmp_path, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(DataFolderError, match="cannot be used") as caught:
+            Registry.open(folder, "smollm2")
+        assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, None])
+def test_a_registry_that_is_no_database_is_one_clear_sentence(tmp_path: Path, content: bytes | None) -> None:
+    if content is None:
+        (tmp_path / FILE_NAME).mkdir()
+    else:
+        (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(DataFolderError, match="cannot be used") as caught:
+        Registry.open(tmp_path, "smollm2")
+    assert "\n" not in caught.value.message
+
+
+def test_versions_and_aliases_cannot_point_at_nothing(registry: Registry, tmp_path: Path) -> None:
+    registry.add_version("topic", make_adapter("one"), alias="production")
+    with registry._writer.connect() as connection, pytest.raises(Exception, match="FOREIGN KEY"):
+        connection.exec_driver_sql("UPDATE aliases SET version = 7")

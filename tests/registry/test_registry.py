@@ -1,0 +1,233 @@
+"""Versions, aliases, events and the change counter of one registry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from multigraft_adapters.errors import (
+    ConflictError,
+    InvalidRequestError,
+    TaskNotFoundError,
+    VersionNotFoundError,
+)
+from multigraft_adapters.registry import Alias, Registry
+from tests.registry.parts import make_adapter
+
+
+def fill(registry: Registry, task: str, count: int) -> None:
+    for number in range(1, count + 1):
+        registry.add_version(task, make_adapter(f"{task} {number}"))
+
+
+def test_a_version_keeps_what_it_was_given(registry: Registry) -> None:
+    adapter = make_adapter("one")
+    version, created = registry.add_version("topic", adapter, actor="ann")
+    assert created
+    assert (version.task, version.number, version.digest) == ("topic", 1, adapter.digest)
+    assert version.manifest == adapter.manifest
+    assert version.task_type == "feature-extraction"
+    assert timedelta(0) <= datetime.now(UTC) - version.created_at < timedelta(minutes=1)
+    assert registry.version("topic", 1) == version
+
+
+def test_versions_count_up_by_task(registry: Registry) -> None:
+    fill(registry, "topic", 3)
+    fill(registry, "style", 2)
+    assert [v.number for v in registry.task("topic").versions] == [1, 2, 3]
+    assert [v.number for v in registry.task("style").versions] == [1, 2]
+    assert [task.name for task in registry.tasks()] == ["style", "topic"]
+    assert registry.tasks() == [registry.task("style"), registry.task("topic")]
+
+
+def test_the_same_digest_of_a_task_is_the_same_version(registry: Registry) -> None:
+    first, _ = registry.add_version("topic", make_adapter("one"))
+    registry.add_version("topic", make_adapter("two"))
+    again, created = registry.add_version("topic", make_adapter("one"))
+    assert (again, created) == (first, False)
+    other, created = registry.add_version("style", make_adapter("one"))
+    assert (other.task, other.number, created) == ("style", 1, True)
+
+
+def test_the_alias_is_pointed_at_an_old_and_at_a_new_version(registry: Registry) -> None:
+    registry.add_version("topic", make_adapter("one"), alias="production")
+    registry.add_version("topic", make_adapter("two"), alias="production")
+    assert registry.resolve("topic").number == 2
+    registry.add_version("topic", make_adapter("one"), alias="production")
+    assert registry.resolve("topic").number == 1
+
+
+@pytest.mark.parametrize(("task", "alias"), [("Topic", None), ("smollm2", None), ("topic", "7"), ("topic", "")])
+def test_a_name_that_is_not_allowed_leaves_nothing(registry: Registry, task: str, alias: str | None) -> None:
+    with pytest.raises(InvalidRequestError):
+        registry.add_version(task, make_adapter("one"), alias=alias)
+    assert registry.tasks() == []
+    assert registry.events() == []
+
+
+def test_references_resolve_to_versions(registry: Registry) -> None:
+    fill(registry, "topic", 3)
+    registry.set_alias("topic", "production", 2)
+    registry.set_alias("topic", "canary", 3)
+    found = {ref: registry.resolve(ref).number for ref in ("topic", "topic@canary", "topic@1", "base:topic@3")}
+    assert found == {"topic": 2, "topic@canary": 3, "topic@1": 1, "base:topic@3": 3}
+
+
+def test_an_unknown_task_is_answered_with_close_names(registry: Registry) -> None:
+    with pytest.raises(TaskNotFoundError, match="there are no tasks yet"):
+        registry.resolve("topic")
+    for name in ("sentiment", "sentiments", "topic"):
+        fill(registry, name, 1)
+    with pytest.raises(TaskNotFoundError, match="did you mean 'sentiment' or 'sentiments'"):
+        registry.resolve("Sentimen")
+    with pytest.raises(TaskNotFoundError, match="the tasks are 'sentiment', 'sentiments', 'topic'"):
+        registry.task("xyz")
+
+
+def test_at_most_five_names_are_listed(registry: Registry) -> None:
+    for letter in "abcdefgh":
+        fill(registry, letter * 8, 1)
+    with pytest.raises(TaskNotFoundError, match="and 3 more") as caught:
+        registry.task("0")
+    assert len(caught.value.data["near"]) == 5
+
+
+def test_an_unknown_version_or_alias_is_answered_with_what_exists(registry: Registry) -> None:
+    fill(registry, "topic", 7)
+    registry.set_alias("topic", "canary", 7)
+    message = "no version 9; it has the versions 7, 6, 5, 4, 3 and 2 more and the aliases 'canary'"
+    with pytest.raises(VersionNotFoundError, match=message):
+        registry.version("topic", 9)
+    for ref in ("topic", "topic@blue", "topic@8"):
+        with pytest.raises(VersionNotFoundError, match="'canary'"):
+            registry.resolve(ref)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**40])
+def test_a_number_that_no_version_has_is_not_found(registry: Registry, number: int) -> None:
+    fill(registry, "topic", 1)
+    with pytest.raises(VersionNotFoundError):
+        registry.version("topic", number)
+    with pytest.raises(VersionNotFoundError):
+        registry.set_alias("topic", "production", number)
+
+
+def test_the_base_is_not_a_task(registry: Registry) -> None:
+    with pytest.raises(TaskNotFoundError, match="is the base"):
+        registry.resolve("smollm2")
+
+
+def test_each_move_of_an_alias_grows_its_revision(registry: Registry) -> None:
+    fill(registry, "topic", 2)
+    moves = [registry.set_alias("topic", "production", number) for number in (1, 2, 2, 1)]
+    assert [(alias.version, alias.revision) for alias in moves] == [(1, 1), (2, 2), (2, 2), (1, 3)]
+    assert registry.rollback("topic") == Alias("topic", "production", 2, 4)
+    assert registry.task("topic").aliases == (Alias("topic", "production", 2, 4),)
+
+
+@pytest.mark.parametrize(("if_match", "allowed"), [(None, True), (2, True), (1, False), (3, False), (0, False)])
+def test_a_stale_if_match_is_refused_with_the_present_state(
+    registry: Registry, if_match: int | None, allowed: bool
+) -> None:
+    fill(registry, "topic", 3)
+    registry.set_alias("topic", "production", 1)
+    registry.set_alias("topic", "production", 2)
+    if allowed:
+        assert registry.set_alias("topic", "production", 3, if_match=if_match).revision == 3
+        return
+    with pytest.raises(ConflictError) as caught:
+        registry.set_alias("topic", "production", 3, if_match=if_match)
+    assert caught.value.data == {"task": "topic", "alias": "production", "version": 2, "revision": 2}
+    assert registry.resolve("topic").number == 2
+
+
+def test_if_match_zero_means_that_the_alias_is_new(registry: Registry) -> None:
+    fill(registry, "topic", 1)
+    with pytest.raises(ConflictError, match="does not exist") as caught:
+        registry.set_alias("topic", "canary", 1, if_match=4)
+    assert caught.value.data["revision"] == 0
+    assert registry.set_alias("topic", "canary", 1, if_match=0).revision == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "versions"),
+    [
+        ("1 2 3 < <", [1, 2, 3, 2, 1]),  # again goes further back, it does not toggle
+        ("1 2 3 < 4 < <", [1, 2, 3, 2, 4, 2, 1]),  # a change after a rollback starts a new line
+        ("1 2 2 2 <", [1, 2, 2, 2, 1]),  # setting what is set is no change
+        ("1 2 1 < <", [1, 2, 1, 2, 1]),  # the same version may stand in the line twice
+        ("1 2 < 2 <", [1, 2, 1, 2, 1]),
+    ],
+)
+def test_rollback_walks_the_alias_history(registry: Registry, steps: str, versions: list[int]) -> None:
+    fill(registry, "topic", 4)
+    seen = []
+    for step in steps.split():
+        if step == "<":
+            seen.append(registry.rollback("topic").version)
+        else:
+            seen.append(registry.set_alias("topic", "production", int(step)).version)
+    assert seen == versions
+    with pytest.raises(ConflictError, match="no state before version 1"):
+        registry.rollback("topic")
+    assert registry.resolve("topic").number == 1
+
+
+def test_rollback_moves_one_alias_only(registry: Registry) -> None:
+    fill(registry, "topic", 2)
+    for alias in ("production", "canary"):
+        registry.set_alias("topic", alias, 1)
+        registry.set_alias("topic", alias, 2)
+    registry.rollback("topic", "canary")
+    assert registry.resolve("topic").number == 2
+    assert registry.resolve("topic@canary").number == 1
+
+
+def test_rollback_of_what_does_not_exist_says_what_does(registry: Registry) -> None:
+    with pytest.raises(TaskNotFoundError):
+        registry.rollback("topic")
+    fill(registry, "topic", 1)
+    with pytest.raises(VersionNotFoundError, match="no alias 'production'; it has the versions 1 and no aliases"):
+        registry.rollback("topic")
+
+
+def test_every_write_is_an_event(registry: Registry) -> None:
+    fill(registry, "style", 1)
+    adapter = make_adapter("one")
+    registry.add_version("topic", adapter, alias="production", actor="ann")
+    registry.add_version("topic", make_adapter("two"), actor="bob")
+    registry.set_alias("topic", "production", 2, actor="bob")
+    registry.rollback("topic", actor="eve")
+    events = registry.events("topic")
+    assert [(event.action, event.actor) for event in events] == [
+        ("rollback", "eve"),
+        ("set_alias", "bob"),
+        ("add_version", "bob"),
+        ("set_alias", "ann"),
+        ("add_version", "ann"),
+    ]
+    assert events[0].detail == {"alias": "production", "version": 1, "previous": 2, "revision": 3}
+    assert events[-1].detail == {"version": 1, "digest": adapter.digest}
+    assert [event.id for event in registry.events(limit=2)] == [event.id for event in events[:2]]
+    assert len(registry.events()) == 6
+
+
+def test_the_change_counter_grows_with_writes_only(registry: Registry) -> None:
+    seen = [registry.change_counter()]
+
+    def grew() -> bool:
+        seen.append(registry.change_counter())
+        return seen[-1] > seen[-2]
+
+    fill(registry, "topic", 2)
+    assert grew()
+    registry.set_alias("topic", "production", 1)
+    assert grew()
+    registry.set_alias("topic", "production", 1)
+    registry.add_version("topic", make_adapter("topic 1"), alias="production")
+    registry.resolve("topic")
+    assert not grew()
+    with pytest.raises(ConflictError):
+        registry.rollback("topic")
+    assert not grew()
