@@ -1,0 +1,32 @@
+"""The heads: one unit each, registered by its kind. A new head is one file and one line here."""
+
+from __future__ import annotations
+
+from multigraft_adapters.heads.classification import (
+    LabelScore,
+    LinearHead,
+    decode_classification,
+    read_classification,
+)
+from multigraft_adapters.heads.embedding import EmbeddingHead, decode_embedding, read_embedding
+from multigraft_adapters.heads.generation import GenerationHead, read_generation
+from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, get_head_kind, kind_for, register
+
+__all__ = [
+    "HEAD_KINDS",
+    "EmbeddingHead",
+    "GenerationHead",
+    "Head",
+    "HeadKind",
+    "LabelScore",
+    "LinearHead",
+    "decode_classification",
+    "decode_embedding",
+    "get_head_kind",
+    "kind_for",
+    "register",
+]
+
+register(HeadKind("classification", ("text-classification",), ("classifier", "score"), read_classification))
+register(HeadKind("embedding", ("feature-extraction",), (), read_embedding))
+register(HeadKind("generation", ("text-generation",), (), read_generation))

@@ -1,0 +1,90 @@
+"""What a head is to the rest of the system, and the registry of head kinds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.manifest import HeadSpec, TaskType
+
+_KIND = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Head(Protocol):
+    """One adapter's head; holds its weights in fp32. Immutable: `to` gives a head on another device."""
+
+    @property
+    def spec(self) -> HeadSpec: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Pooled states of rows, (rows, hidden) in any float dtype, to what they answer, (rows, out) in fp32."""
+        ...
+
+
+ReadHead = Callable[
+    [HeadSpec, Mapping[int, str] | None, dict[str, Tensor], BaseSpec, list[str]],
+    Head | None,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadKind:
+    """A kind of head.
+
+    `task_types` are those that it answers; `modules` are the names that PEFT's modules_to_save may have for it.
+    `read(wanted, id2label, tensors, spec, problems)` takes the head's tensors out of `tensors` and returns the
+    head, its spec complete, or None with every problem noted.
+    """
+
+    kind: str
+    task_types: tuple[TaskType, ...]
+    modules: tuple[str, ...]
+    read: ReadHead
+
+
+HEAD_KINDS: dict[str, HeadKind] = {}
+
+
+def register(kind: HeadKind) -> None:
+    """Add a kind; raises ValueError when its name is not lower case, or it or a task type of it is taken."""
+    if not _KIND.fullmatch(kind.kind):
+        raise ValueError(f"{kind.kind!r} is not a head kind's name: lower-case letters, digits and _")
+    if kind.kind in HEAD_KINDS or any(kind_for(task_type) for task_type in kind.task_types):
+        raise ValueError(f"the head kind {kind.kind!r}, or a kind for its task types, is already registered")
+    HEAD_KINDS[kind.kind] = kind
+
+
+def get_head_kind(kind: str) -> HeadKind:
+    """The head kind of this name; raises KeyError naming those that exist."""
+    if kind not in HEAD_KINDS:
+        raise KeyError(f"no head kind {kind!r}; there are {', '.join(sorted(HEAD_KINDS))}")
+    return HEAD_KINDS[kind]
+
+
+def kind_for(task_type: TaskType) -> HeadKind | None:
+    """The head kind that answers a task type, if there is one."""
+    return next((kind for kind in HEAD_KINDS.values() if task_type in kind.task_types), None)
+
+
+def refuse_fields(wanted: HeadSpec, fields: tuple[str, ...], problems: list[str]) -> None:
+    """Note a problem for each of these fields that is given; this kind of head has none."""
+    for field in fields:
+        if getattr(wanted, field) is not None:
+            problems.append(f"head.{field}: a head of kind {wanted.kind!r} has none")
+
+
+def check_shapes(wanted: HeadSpec, shapes: Mapping[str, list[int]], problems: list[str]) -> None:
+    """Note a problem when the manifest gives shapes and the tensors have others."""
+    if wanted.shapes and wanted.shapes != dict(shapes):
+        problems.append(f"head.shapes: task.json says {wanted.shapes}, the tensors have {dict(shapes)}")

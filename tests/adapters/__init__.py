@@ -1,0 +1,1 @@
+"""Tests of the ground: artifacts, verification, methods, heads."""
