@@ -40,8 +40,8 @@ def open_database(data_dir: Path) -> Engine:
         reason = error.strerror or error
         raise DataFolderError(f"the data folder {data_dir} cannot be used: {reason}") from error
     except (DatabaseError, sqlite3.Error) as error:
-        reason = error.orig if isinstance(error, DatabaseError) else error
-        raise DataFolderError(f"the registry {path} cannot be used: {reason}") from error
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        raise DataFolderError(f"the registry {path} cannot be used: {cause}") from error
 
 
 def writing(engine: Engine) -> Engine:
