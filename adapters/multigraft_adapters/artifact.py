@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ REQUIRED_FILES = (CONFIG_FILE, TENSORS_FILE)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 MIB = 1024 * 1024
+MAX_PROBLEMS = 100
+MAX_PROBLEM_LENGTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,22 @@ def shown(text: object) -> str:
     return quoted if len(quoted) <= 120 else quoted[:116] + "...'"
 
 
-def listed(names: list[str], limit: int = 20) -> str:
+def listed(names: Sequence[str], limit: int = 20) -> str:
     """Names that came from outside, for one message: the first ones, and how many more there are."""
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(shown(name) for name in names[:limit]) + rest
+    return joined([shown(name) for name in names], limit)
+
+
+def joined(items: Sequence[str], limit: int = 20) -> str:
+    """Things for one message: the first ones, and how many more there are."""
+    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
+
+
+def capped(problems: Sequence[str]) -> list[str]:
+    """Problems as an answer can carry them, however many and long a hostile upload makes them."""
+    rest = len(problems) - MAX_PROBLEMS
+    kept = [problem[:MAX_PROBLEM_LENGTH] for problem in problems[:MAX_PROBLEMS]]
+    return [*kept, f"and {rest} more problems"] if rest > 0 else kept
 
 
 def check_files(files: Mapping[str, bytes], limits: Limits = DEFAULT_LIMITS) -> list[str]:
@@ -106,6 +120,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     unknown = sorted(set(files) - set(ARTIFACT_FILES))
     if unknown:
         raise DataFolderError(f"not files of an adapter: {listed(unknown)}")
+    folder = folder.resolve()
     try:
         _refuse_foreign(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

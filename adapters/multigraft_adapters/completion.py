@@ -95,12 +95,12 @@ class Draft:
         if type(max_length) is int and max_length > spec.max_length:
             self._problems.append(f"max_length: {max_length} is more than the base's {spec.max_length}")
 
-    def wanted_head(self) -> HeadSpec | None:
-        """The head as it is asked for; None when that is malformed."""
+    def wanted_head(self, kind: HeadKind) -> HeadSpec:
+        """The head as it is asked for; one that is malformed, which `finish` refuses, is read as if not given."""
         try:
             return HeadSpec.model_validate_json(canonical_json(self._part("head")))
         except ValidationError:
-            return None
+            return HeadSpec(kind=kind.kind)
 
     def settle_head(self, head: HeadSpec) -> None:
         """Take the completed head."""
@@ -141,7 +141,7 @@ class Draft:
             where[field] = value
         elif present != value:
             self._problems.append(
-                f"{prefix}{field}: {source} says {shown(value)}, {shown(present)} was said before"
+                f"{prefix}{field}: {source} says {shown(value)}, which disagrees with {shown(present)}"
             )
 
     def _refuse_other(self, where: Mapping[str, Any], field: str, expected: str, problem: str) -> None:

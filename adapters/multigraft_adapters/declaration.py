@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from multigraft_adapters.artifact import capped
 from multigraft_adapters.errors import InvalidAdapterError
 from multigraft_adapters.manifest import Pooling, TaskType, canonical_json
 from multigraft_adapters.strict_json import parse_object
@@ -51,4 +52,4 @@ def parse_declaration(data: bytes) -> TaskDeclaration:
             for problem in error.errors():
                 where = ".".join(str(part) for part in problem["loc"])
                 problems.append(f"the part {PART!r}: {where}: {problem['msg']}")
-    raise InvalidAdapterError("what the upload says of its task is not valid", problems)
+    raise InvalidAdapterError("what the upload says of its task is not valid", capped(problems))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from multigraft_adapters.manifest import canonical_json
+
+MAX_DEPTH = 64
 
 
 class _Refused(ValueError):
@@ -20,6 +23,8 @@ def parse_object(name: str, data: bytes, problems: list[str]) -> dict[str, Any] 
             object_pairs_hook=_object_without_duplicates,
             parse_constant=_refuse_constant,
         )
+        if _is_deep(value):
+            raise RecursionError
         canonical_json(value)  # finds infinite numbers and half surrogate pairs
     except _Refused as error:
         problems.append(f"{name}: {error}")
@@ -47,3 +52,19 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> None:
     raise _Refused(f"{constant} is not a JSON number")
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than MAX_DEPTH times; walks level by level, not recursively."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def _children(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()

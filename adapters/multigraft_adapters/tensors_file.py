@@ -22,6 +22,8 @@ ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = 2**31 - 1
 MAX_NAME = 512
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the path of every tensor that it saves."""
 PREFIX_BYTES = 8
 
 

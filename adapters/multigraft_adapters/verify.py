@@ -19,6 +19,7 @@ from multigraft_adapters.artifact import (
     MANIFEST_FILE,
     TENSORS_FILE,
     Limits,
+    capped,
     check_files,
     digest_of,
     listed,
@@ -78,29 +79,19 @@ def verify(
     gives the same digest. Raises InvalidAdapterError with every problem that could be found.
     """
     problems = check_files(files, limits)
-    config = _parse(CONFIG_FILE, files, limits, problems)
-    given = _parse(MANIFEST_FILE, files, limits, problems)
-    entries = _entries(files, limits, problems)
-    tensors = _finite_tensors(files, entries, problems)
-    method = _method_of(config, problems)
-
-    draft = Draft(given, problems)
+    parts = _read_parts(files, limits, problems)
+    draft = Draft(parts.manifest, problems)
     if declaration is not None:
         draft.declare(declaration)
-    kind = draft.settle_task_type(config)
     draft.settle_base(spec)
-    labels = draft.labels(limits)
-    head = _read_head(draft, kind, labels, config, tensors, spec, problems)
-    delta = _read_delta(draft, method, config, tensors, spec, limits, problems)
-    if tensors and kind is not None and method is not None:
-        problems.append(f"{TENSORS_FILE}: tensors that nothing uses: {listed(sorted(tensors))}")
+    head = _read_head(parts, draft, spec, limits, problems)
+    delta = _read_delta(parts, draft, spec, limits, problems)
+    _refuse_spare(parts, problems)
     manifest = draft.finish()
-
     if problems:
-        raise InvalidAdapterError("the adapter is refused", problems)
-    assert config is not None and entries is not None and manifest is not None
-    assert delta is not None and head is not None
-    canonical = _canonical_files(config, files[TENSORS_FILE], entries, manifest)
+        raise InvalidAdapterError("the adapter is refused", capped(problems))
+    assert manifest is not None and delta is not None and head is not None
+    canonical = _canonical_files(parts, files[TENSORS_FILE], manifest)
     return VerifiedAdapter(digest_of(canonical), manifest, canonical, delta, head)
 
 
@@ -140,98 +131,92 @@ def _read_verified(files: Mapping[str, bytes], digest: str) -> tuple[Manifest, d
     raise AdapterLoadError(f"adapter {digest} cannot be read: {'; '.join(problems)}", digest=digest)
 
 
-def _parse(name: str, files: Mapping[str, bytes], limits: Limits, problems: list[str]) -> dict[str, Any] | None:
-    if name not in files or len(files[name]) > limits.max_bytes(name):
-        return None
-    return parse_object(name, files[name], problems)
+@dataclass(slots=True)
+class _Parts:
+    """What the files hold; None is what could not be read, with its problem noted."""
+
+    config: dict[str, Any] | None
+    manifest: dict[str, Any] | None
+    entries: list[TensorEntry] | None
+    tensors: dict[str, Tensor] | None
+    """Those that nothing has taken yet."""
+    method: Method | None
+    kind: HeadKind | None = None
 
 
-def _entries(files: Mapping[str, bytes], limits: Limits, problems: list[str]) -> list[TensorEntry] | None:
-    if TENSORS_FILE not in files or len(files[TENSORS_FILE]) > limits.max_bytes(TENSORS_FILE):
-        return None
-    return read_header(files[TENSORS_FILE], limits, problems)
-
-
-def _finite_tensors(
-    files: Mapping[str, bytes], entries: list[TensorEntry] | None, problems: list[str]
-) -> dict[str, Tensor] | None:
-    if entries is None:
-        return None
-    tensors = load_tensors(files[TENSORS_FILE])
-    wrong = not_finite(tensors)
-    if wrong:
-        problems.append(f"{TENSORS_FILE}: NaN or infinity in {listed(wrong)}")
-    return tensors
+def _read_parts(files: Mapping[str, bytes], limits: Limits, problems: list[str]) -> _Parts:
+    under_cap = {name: data for name, data in files.items() if len(data) <= limits.max_bytes(name)}
+    config, manifest = (
+        parse_object(name, under_cap[name], problems) if name in under_cap else None
+        for name in (CONFIG_FILE, MANIFEST_FILE)
+    )
+    entries = tensors = None
+    if TENSORS_FILE in under_cap:
+        entries = read_header(files[TENSORS_FILE], limits, problems)
+    if entries is not None:
+        tensors = load_tensors(files[TENSORS_FILE])
+        if wrong := not_finite(tensors):
+            problems.append(f"{TENSORS_FILE}: NaN or infinity in {listed(wrong)}")
+    return _Parts(config, manifest, entries, tensors, _method_of(config, problems))
 
 
 def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method | None:
     if config is None:
         return None
-    peft_type = config.get("peft_type")
-    method = method_of_peft(peft_type)
+    method = method_of_peft(config.get("peft_type"))
     if method is None:
         served = ", ".join(method.peft_type for method in METHODS.values())
-        problems.append(f"{CONFIG_FILE}: peft_type {shown(peft_type)} is not served; those are {served}")
+        peft_type = shown(config.get("peft_type"))
+        problems.append(f"{CONFIG_FILE}: peft_type {peft_type} is not served; those are {served}")
     return method
 
 
-def _read_head(
-    draft: Draft,
-    kind: HeadKind | None,
-    labels: Mapping[int, str] | None,
-    config: Mapping[str, Any] | None,
-    tensors: dict[str, Tensor] | None,
-    spec: BaseSpec,
-    problems: list[str],
-) -> Head | None:
+def _read_head(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, problems: list[str]) -> Head | None:
     """Read the head and put its completed spec into the draft."""
-    wanted = draft.wanted_head()
-    if kind is None or wanted is None:
+    labels = draft.labels(limits)
+    parts.kind = kind = draft.settle_task_type(parts.config)
+    if kind is None:
         return None
-    saved = (config or {}).get("modules_to_save")
-    spare = [name for name in saved if name not in kind.modules] if isinstance(saved, list) else []
-    if spare:
-        problems.append(f"{CONFIG_FILE}: modules_to_save: only a head can be saved, not {listed(spare)}")
-    if tensors is None:
+    saved = (parts.config or {}).get("modules_to_save")
+    strange = [name for name in saved if name not in kind.modules] if isinstance(saved, list) else []
+    if strange:
+        problems.append(f"{CONFIG_FILE}: modules_to_save: only a head can be saved, not {listed(strange)}")
+    if parts.tensors is None:
         return None
-    head = kind.read(wanted, labels, tensors, spec, problems)
+    head = kind.read(draft.wanted_head(kind), labels, parts.tensors, spec, problems)
     if head is not None:
         draft.settle_head(head.spec)
     return head
 
 
-def _read_delta(
-    draft: Draft,
-    method: Method | None,
-    config: Mapping[str, Any] | None,
-    tensors: dict[str, Tensor] | None,
-    spec: BaseSpec,
-    limits: Limits,
-    problems: list[str],
-) -> Delta | None:
+def _read_delta(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, problems: list[str]) -> Delta | None:
     """Read the delta and put the method and its parameters into the draft."""
-    if method is None or config is None:
-        draft.settle_method(None, None)
-        return None
-    if tensors is None:
-        method.check(config, limits, problems)
-        draft.settle_method(method, None)
-        return None
-    delta = method.read(config, tensors, spec, limits, problems)
+    method, config = parts.method, parts.config
+    delta = None
+    if method is not None and config is not None:
+        if parts.tensors is None:
+            method.check(config, limits, problems)
+        else:
+            delta = method.read(config, parts.tensors, spec, limits, problems)
     draft.settle_method(method, config if delta is not None else None)
     return delta
 
 
-def _canonical_files(
-    config: Mapping[str, Any], data: bytes, entries: list[TensorEntry], manifest: Manifest
-) -> dict[str, bytes]:
+def _refuse_spare(parts: _Parts, problems: list[str]) -> None:
+    """Whatever method and head, if they are known, have left."""
+    if parts.tensors and parts.method is not None and parts.kind is not None:
+        problems.append(f"{TENSORS_FILE}: tensors that nothing uses: {listed(sorted(parts.tensors))}")
+
+
+def _canonical_files(parts: _Parts, data: bytes, manifest: Manifest) -> dict[str, bytes]:
     """The one byte form of an adapter: what two uploads of the same adapter have in common."""
-    ordered = {
+    assert parts.config is not None and parts.entries is not None
+    config = {
         key: sorted(set(value)) if key in UNORDERED_KEYS and isinstance(value, list) else value
-        for key, value in config.items()
+        for key, value in parts.config.items()
     }
     return {
-        CONFIG_FILE: canonical_json(ordered),
-        TENSORS_FILE: canonical_tensors(data, entries),
+        CONFIG_FILE: canonical_json(config),
+        TENSORS_FILE: canonical_tensors(data, parts.entries),
         MANIFEST_FILE: manifest_bytes(manifest),
     }

@@ -14,8 +14,8 @@ from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.heads.head import check_shapes, refuse_fields
 from multigraft_adapters.manifest import HeadSpec, Pooling
+from multigraft_adapters.tensors_file import PEFT_PREFIX
 
-TENSOR_PREFIX = "base_model.model."
 LABELS_HINT = (
     'give id2label in task.json, or in the part "task" of the upload, as {"id2label": {"0": "first label", ...}}'
 )
@@ -128,7 +128,7 @@ def _take_parts(
     """The head's tensors in fp32, taken out of `tensors`; what is missing or has a wrong shape is a problem."""
     parts: dict[str, Tensor] = {}
     for part in ("weight", "bias") if layout.has_bias else ("weight",):
-        name = f"{TENSOR_PREFIX}{layout.module}.{part}"
+        name = f"{PEFT_PREFIX}{layout.module}.{part}"
         tensor = tensors.pop(name, None)
         if tensor is None:
             found.append(f"the head is missing: no tensor {name!r}")

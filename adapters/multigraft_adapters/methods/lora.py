@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from multigraft_adapters.artifact import Limits, listed
+from multigraft_adapters.artifact import Limits, joined, listed
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.methods.lora_config import DEFAULT_ALPHA, DEFAULT_RANK, read_settings
 from multigraft_adapters.methods.lora_targets import LoraSettings
+from multigraft_adapters.tensors_file import PEFT_PREFIX
 
-TENSOR_PREFIX = "base_model.model."
 FACTORS = {"A": ".lora_A.weight", "B": ".lora_B.weight"}
 UNSUPPORTED_TENSORS = {
     ".lora_embedding_": "LoRA on embeddings is not supported",
@@ -140,8 +140,8 @@ def _factor_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str
     """The name, the factor and the path of each tensor that is named as a factor."""
     for name in tensors:
         for factor, suffix in FACTORS.items():
-            if name.startswith(TENSOR_PREFIX) and name.endswith(suffix):
-                yield name, factor, name[len(TENSOR_PREFIX) : -len(suffix)]
+            if name.startswith(PEFT_PREFIX) and name.endswith(suffix):
+                yield name, factor, name[len(PEFT_PREFIX) : -len(suffix)]
 
 
 def _declared(settings: LoraSettings, factors: _Factors, spec: BaseSpec, found: list[str]) -> list[str]:
@@ -176,14 +176,18 @@ def _pairs(
 ) -> dict[str, LoraPair]:
     """The declared pairs that are complete; a wrong shape is a problem."""
     pairs: dict[str, LoraPair] = {}
+    wrong: list[str] = []
     for path in declared:
         tensors = factors.by_path.get(path, {})
         rank, shape = settings.rank_of(factors.path_in_peft(path)), spec.targets[path]
         expected = {"A": [rank, shape.in_features], "B": [shape.out_features, rank]}
         for factor, tensor in tensors.items():
             if list(tensor.shape) != expected[factor]:
-                found.append(f"{path}{FACTORS[factor]} has shape {list(tensor.shape)}, not {expected[factor]}")
+                name = factors.path_in_peft(path) + FACTORS[factor]
+                wrong.append(f"{name} {list(tensor.shape)} (not {expected[factor]})")
         if tensors.keys() == FACTORS.keys():
             scaling = settings.scaling_of(factors.path_in_peft(path))
             pairs[path] = LoraPair(tensors["A"], tensors["B"], scaling)
+    if wrong:
+        found.append(f"tensors of a wrong shape: {joined(wrong)}")
     return pairs

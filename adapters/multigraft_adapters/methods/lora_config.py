@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from multigraft_adapters.artifact import CONFIG_FILE, Limits, shown
+from multigraft_adapters.artifact import CONFIG_FILE, Limits, listed, shown
 from multigraft_adapters.methods.lora_targets import LoraSettings, Names, Pattern
 
 ALL_LINEAR = "all-linear"
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 MAX_ALPHA = 1_000_000
-MAX_ENTRIES = 4096
+MAX_ENTRIES = 2048
 """The cap of a list or a table of the config."""
 
 READ_KEYS = frozenset(
@@ -88,12 +88,11 @@ class _Reader:
 
     def refuse_unsupported(self) -> None:
         known = READ_KEYS | IGNORED_KEYS | REFUSED_KEYS.keys()
-        for key, value in self._config.items():
-            is_off = value is False or value in ("", [], {})
-            if key in REFUSED_KEYS and not is_off:
-                self._problem(key, REFUSED_KEYS[key])
-            elif key not in known and not is_off:
-                self._problem(shown(key), "an unknown key, which may change the result")
+        used = {key for key, value in self._config.items() if value is not False and value not in ("", [], {})}
+        for key in sorted(used & REFUSED_KEYS.keys()):
+            self._problem(key, REFUSED_KEYS[key])
+        if unknown := sorted(used - known):
+            self._problem(listed(unknown), "unknown, and may change the result")
         self.value("bias", "none", lambda bias: None if bias == "none" else "trained biases are not supported")
         self.value("init_lora_weights", True, _init_problem)
 
@@ -159,8 +158,8 @@ class _Reader:
         An uploaded expression could be made to match for hours. A leading ^ is PEFT's way to say a whole path.
         """
         plain = [name for name in names if _PLAIN.fullmatch(name.removeprefix("^"))]
-        for name in sorted(set(names).difference(plain)):
-            self._problem(key, f"{shown(name)} is a regular expression, which is not run: give module names")
+        if expressions := sorted(set(names).difference(plain)):
+            self._problem(key, f"regular expressions are not run, give module names: {listed(expressions)}")
         return plain
 
     def _strings(self, key: str, value: Any) -> list[str]:
