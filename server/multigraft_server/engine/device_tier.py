@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from multigraft_adapters.bases import LinearShape
 from multigraft_adapters.heads import Head
 from multigraft_server.engine.banks import LoraBank
 from multigraft_server.engine.host_tier import HostAdapter
@@ -47,7 +48,7 @@ class DeviceTier:
         for path, layer in self._layers.items():
             pair = adapter.pairs.get(path)
             if pair is not None and layer.bank is None:
-                layer.bank = self._new_bank(pair.a.shape[1], pair.b.shape[1])
+                layer.bank = self._new_bank(layer.shape)
             if layer.bank is not None:
                 layer.bank.grow(self._ranks.capacity)
                 layer.bank.write(columns, pair)
@@ -69,5 +70,6 @@ class DeviceTier:
         """Raise IntegrityError when the columns of two slots overlap."""
         self._ranks.check_integrity()
 
-    def _new_bank(self, in_features: int, out_features: int) -> LoraBank:
-        return LoraBank(in_features, out_features, self._ranks.capacity, self._device, self._dtype)
+    def _new_bank(self, shape: LinearShape) -> LoraBank:
+        columns = self._ranks.capacity
+        return LoraBank(shape.in_features, shape.out_features, columns, self._device, self._dtype)

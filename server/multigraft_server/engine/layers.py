@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks import LoraBank
 from multigraft_server.engine.context import StepContext
 
@@ -17,9 +18,10 @@ class DeltaLinear(nn.Module):
     adapter with a delta here is placed.
     """
 
-    def __init__(self, base: nn.Module, context: StepContext) -> None:
+    def __init__(self, base: nn.Module, shape: LinearShape, context: StepContext) -> None:
         super().__init__()
         self.base = base
+        self.shape = shape
         self.bank: LoraBank | None = None
         self._context = context
 
@@ -32,12 +34,14 @@ class DeltaLinear(nn.Module):
         return y
 
 
-def wrap_linears(backbone: nn.Module, targets: Iterable[str], context: StepContext) -> dict[str, DeltaLinear]:
+def wrap_linears(
+    backbone: nn.Module, targets: Mapping[str, LinearShape], context: StepContext
+) -> dict[str, DeltaLinear]:
     """Replace each target module by a DeltaLinear around it; returns them by path."""
     wrapped: dict[str, DeltaLinear] = {}
-    for path in targets:
+    for path, shape in targets.items():
         parent_path, _, name = path.rpartition(".")
         parent = backbone.get_submodule(parent_path)
-        wrapped[path] = DeltaLinear(backbone.get_submodule(path), context)
+        wrapped[path] = DeltaLinear(backbone.get_submodule(path), shape, context)
         setattr(parent, name, wrapped[path])
     return wrapped

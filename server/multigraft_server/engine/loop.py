@@ -121,10 +121,10 @@ class EngineLoop:
         return sink
 
     def _refuse_if_closed(self) -> None:
-        if self._dead is not None:
-            raise self._dead
         if self._stopping:
             raise DrainingError("the server is stopping")
+        if self._dead is not None:
+            raise self._dead
         if not self.alive:
             raise EngineStoppedError("the engine does not run")
 

@@ -1,0 +1,1 @@
+"""Tests of the engine, through EngineLoop and its pure parts."""

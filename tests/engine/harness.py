@@ -1,0 +1,142 @@
+"""Running requests on an engine and collecting what their sinks get."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from multigraft_adapters.bases import Base, BaseSpec
+from multigraft_adapters.errors import AdapterLoadError
+from multigraft_adapters.heads.embedding import EmbeddingHead
+from multigraft_adapters.manifest import HeadSpec, Manifest, MethodSpec
+from multigraft_adapters.methods.lora import LoraDelta, LoraPair
+from multigraft_adapters.verify import VerifiedAdapter
+from multigraft_server.engine.build import build_engine
+from multigraft_server.engine.loop import EngineLoop
+from multigraft_server.engine.observer import Observer
+from multigraft_server.engine.requests import (
+    Event,
+    Failed,
+    Finished,
+    Pooled,
+    PoolingParams,
+    Request,
+    SamplingParams,
+    Token,
+)
+from multigraft_server.engine.settings import EngineSettings
+
+_ids = itertools.count()
+
+
+@dataclass
+class Outcome:
+    """What one request's sink got."""
+
+    events: list[Event] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def sink(self, event: Event) -> None:
+        assert not self.done.is_set(), "an event came after the last one"
+        self.events.append(event)
+        if isinstance(event, Finished | Failed):
+            self.done.set()
+
+    @property
+    def last(self) -> Event:
+        assert self.done.wait(60), "the request did not end"
+        return self.events[-1]
+
+    @property
+    def tokens(self) -> list[int]:
+        assert isinstance(self.last, Finished), self.last
+        return [event.token_id for event in self.events if isinstance(event, Token)]
+
+    @property
+    def values(self) -> torch.Tensor:
+        assert isinstance(self.last, Finished), self.last
+        return next(torch.from_numpy(event.values) for event in self.events if isinstance(event, Pooled))
+
+    @property
+    def error(self) -> Exception:
+        assert isinstance(self.last, Failed), self.last
+        return self.last.error
+
+
+def make_request(
+    outcome: Outcome,
+    token_ids: Sequence[int],
+    params: SamplingParams | PoolingParams,
+    *,
+    digest: str = "base",
+    deadline: float | None = None,
+) -> Request:
+    """A request of the task that is named like its adapter."""
+    return Request(
+        id=f"request-{next(_ids)}",
+        task=digest,
+        digest=digest,
+        token_ids=tuple(token_ids),
+        params=params,
+        sink=outcome.sink,
+        arrival=time.monotonic(),
+        deadline=deadline,
+    )
+
+
+def run_all(
+    loop: EngineLoop, wanted: Iterable[tuple[str, Sequence[int], SamplingParams | PoolingParams]]
+) -> list[Outcome]:
+    """Submit everything at once and wait for all of it."""
+    outcomes = []
+    for digest, token_ids, params in wanted:
+        outcomes.append(Outcome())
+        loop.submit(make_request(outcomes[-1], token_ids, params, digest=digest))
+    assert outcomes, "nothing was submitted"
+    for outcome in outcomes:
+        assert outcome.last
+    return outcomes
+
+
+def random_adapter(spec: BaseSpec, digest: str, rank: int, seed: int) -> VerifiedAdapter:
+    """A LoRA on every target, large enough to change every answer, with a mean-pooling embedding head."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {
+        path: LoraPair(
+            torch.randn(rank, shape.in_features, generator=generator) * 0.2,
+            torch.randn(shape.out_features, rank, generator=generator) * 0.2,
+            0.5,
+        )
+        for path, shape in spec.targets.items()
+    }
+    head = EmbeddingHead(HeadSpec(kind="embedding", pooling="mean", normalize=True))
+    manifest = Manifest(task_type="feature-extraction", head=head.spec, method=MethodSpec(name="lora"))
+    return VerifiedAdapter(digest=digest, manifest=manifest, files={}, delta=LoraDelta(pairs), head=head)
+
+
+@contextmanager
+def running_engine(
+    base: Base,
+    adapters: Mapping[str, VerifiedAdapter],
+    settings: EngineSettings | None = None,
+    observer: Observer | None = None,
+) -> Iterator[EngineLoop]:
+    """A started engine over these adapters; a digest that is not among them fails to load."""
+
+    def fetch(digest: str) -> VerifiedAdapter:
+        if digest not in adapters:
+            raise AdapterLoadError(f"no adapter {digest}")
+        return adapters[digest]
+
+    loop = build_engine(base, settings or EngineSettings(), fetch, observer)
+    loop.start()
+    try:
+        yield loop
+    finally:
+        loop.stop()
