@@ -43,7 +43,8 @@ class CommandGroup(click.Group):
         return None if entry is None else _load(entry)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, summary(_entries()[name])) for name in self.list_commands(ctx)]
+        entries = _entries()
+        rows = [(name, summary(entries[name])) for name in self.list_commands(ctx)]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.exc import IntegrityError
 
 from multigraft_adapters.errors import DataFolderError
 from multigraft_adapters.registry import Registry
@@ -74,7 +76,22 @@ def test_a_registry_that_is_no_database_is_one_clear_sentence(tmp_path: Path, co
     assert "\n" not in caught.value.message
 
 
-def test_versions_and_aliases_cannot_point_at_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_cannot_point_at_nothing(registry: Registry, tmp_path: Path) -> None:
     registry.add_version("topic", make_adapter("one"), alias="production")
-    with registry._writer.connect() as connection, pytest.raises(Exception, match="FOREIGN KEY"):
+    engine = open_database(tmp_path / "data")
+    with engine.connect() as connection, pytest.raises(IntegrityError, match="FOREIGN KEY"):
         connection.exec_driver_sql("UPDATE aliases SET version = 7")
+    engine.dispose()
+
+
+def test_folders_with_odd_names_open_in_many_threads_at_once(tmp_path: Path) -> None:
+    folders = [tmp_path / f"a folder?{number}#%20=&" for number in range(6)]
+
+    def fill(folder: Path) -> int:
+        registry = Registry.open(folder, "smollm2")
+        registry.add_version("topic", make_adapter("one"))
+        registry.close()
+        return len(run_sql(folder, "SELECT * FROM versions"))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(fill, folders)) == [1] * 6

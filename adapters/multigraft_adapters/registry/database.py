@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from alembic import command
@@ -11,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
 from multigraft_adapters.errors import DataFolderError
@@ -21,6 +22,7 @@ BUSY_SECONDS = 30.0
 """How long a writer waits for another one, and an opener for another one's migrations."""
 
 _BEGIN = "sqlite_begin"
+_ALEMBIC = Lock()  # its environment is a global of the process, whichever database it works on
 
 
 def open_database(data_dir: Path) -> Engine:
@@ -50,7 +52,7 @@ def writing(engine: Engine) -> Engine:
 
 
 def _make_engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -99,4 +101,5 @@ def _migrate(connection: Connection, path: Path) -> None:
             f"knows {scripts.get_current_head()}); upgrade multigraft or use another data folder"
         )
     if present != scripts.get_current_head():
-        command.upgrade(config, "head")
+        with _ALEMBIC:
+            command.upgrade(config, "head")
