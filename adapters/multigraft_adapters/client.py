@@ -79,13 +79,14 @@ class Client:
 
     def fan_out(
         self, refs: Sequence[str], inputs: Any, parameters: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """One input asked of several tasks: for each, in order, an object with `task`, `version`, `adapter`
-        and `output`, or with `task` and `error`.
+    ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+        """One input (or a list of them) asked of several tasks: for each, in order, an object with `task`,
+        `version`, `adapter` and `output`, or with `task` and `error`; and the answer's headers.
         """
         body = {"inputs": inputs, "tasks": list(refs)}
         body |= {"parameters": dict(parameters)} if parameters else {}
-        return json_list(self._send("POST", "/v1/predict", body), "results")
+        response = self._send("POST", "/v1/predict", body)
+        return json_list(response, "results"), response.headers
 
     @overload
     def chat(

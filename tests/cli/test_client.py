@@ -47,8 +47,9 @@ def test_a_reference_stays_one_part_of_the_path(client: Client, server: StubServ
 
 def test_fan_out_asks_several_tasks_at_once(client: Client, server: StubServer) -> None:
     results = [{"task": "topic", "version": 1, "adapter": DIGEST, "output": []}]
-    server.answers["POST /v1/predict"] = Answer({"results": results})
-    assert client.fan_out(["topic", "style@2"], "hello") == results
+    server.answers["POST /v1/predict"] = Answer({"results": results}, headers={"X-Some": "1"})
+    answered, headers = client.fan_out(["topic", "style@2"], "hello")
+    assert (answered, headers["x-some"]) == (results, "1")
     assert server.asked[0].json() == {"inputs": "hello", "tasks": ["topic", "style@2"]}
 
 

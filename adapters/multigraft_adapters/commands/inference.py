@@ -123,14 +123,14 @@ def _ask(
     client: Client, refs: Sequence[str], payload: str | list[str], parameters: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     if len(refs) > 1:
-        return client.fan_out(refs, payload, parameters)
+        return client.fan_out(refs, payload, parameters)[0]
     output, headers = client.predict(refs[0], payload, parameters)
-    version = headers["x-multigraft-version"]
+    version = headers.get("x-multigraft-version", "")
     return [
         {
-            "task": headers["x-multigraft-task"],
+            "task": headers.get("x-multigraft-task", refs[0]),
             "version": int(version) if version.isdecimal() else version,
-            "adapter": headers["x-multigraft-adapter"],
+            "adapter": headers.get("x-multigraft-adapter"),
             "output": output,
         }
     ]
