@@ -25,6 +25,7 @@ MultigraftError
 ├── AdapterLoadError                adapter_load_failed
 ├── StepFailedError                 step_failed
 ├── IntegrityError                  integrity_failed
+├── TrainingFailedError             training_failed
 ├── SetupError                      the process cannot start (exit code 2)
 │   ├── BaseNotFoundError           base_not_found
 │   ├── UnsupportedBaseError        unsupported_base
@@ -205,6 +206,12 @@ class IntegrityError(MultigraftError):
     """Stored bytes, or an owner's books, do not agree with what they should be."""
 
     code = "integrity_failed"
+
+
+class TrainingFailedError(MultigraftError):
+    """Training cannot go on; nothing was exported."""
+
+    code = "training_failed"
 
 
 class SetupError(MultigraftError):
