@@ -36,9 +36,7 @@ class Store:
             self._temporary.mkdir(exist_ok=True)
             _remove_stale(self._temporary)
         except OSError as error:
-            raise DataFolderError(
-                f"the adapter store {root} cannot be used: {error.strerror or error}"
-            ) from error
+            raise DataFolderError(f"the adapter store {root} cannot be used: {error.strerror or error}") from error
 
     def put(self, digest: str, files: Mapping[str, bytes]) -> None:
         """Keeps the files under their digest. The same digest again changes nothing, unless what is kept has
