@@ -1,0 +1,156 @@
+"""One engine request, seen from asyncio: its events, its cancellation, its times."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from multigraft_server.calls import Call
+from multigraft_server.detokenise import Detokeniser
+from multigraft_server.engine.requests import (
+    EngineSnapshot,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Pooled,
+    PoolingParams,
+    Request,
+    SamplingParams,
+    Token,
+)
+from multigraft_server.tokenising import Tokens
+
+Values = np.ndarray[Any, np.dtype[np.float32]]
+Cause = Literal["eos_token", "stop_sequence", "length"]
+
+
+class Engine(Protocol):
+    """The engine, as far as the HTTP side knows it; `engine.loop.EngineLoop` is one."""
+
+    @property
+    def alive(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def submit(self, request: Request) -> None: ...
+    def cancel(self, request_id: str) -> None: ...
+    def snapshot(self) -> EngineSnapshot: ...
+
+
+class Answer:
+    """The events of one request that was submitted to the engine, and that its call owns.
+
+    `next` is called until it returns a `Finished` or raises; whoever wants no more before that calls `cancel`,
+    as the call does when it closes.
+    """
+
+    def __init__(self, engine: Engine, call: Call, tokens: Tokens, params: SamplingParams | PoolingParams) -> None:
+        """Submits; raises what `EngineLoop.submit` raises. Must run inside an event loop."""
+        self.id = uuid.uuid4().hex
+        self.num_prompt_tokens = len(tokens.ids)
+        self._engine = engine
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._ended = False
+        self._last_token: float | None = None
+        engine.submit(
+            Request(
+                id=self.id,
+                task=call.target.task,
+                digest=call.target.digest,
+                token_ids=tokens.ids,
+                params=params,
+                sink=self._on_event,
+                arrival=call.arrival,
+                deadline=call.deadline,
+                token_type_ids=tokens.type_ids,
+            )
+        )
+        call.on_close(self.cancel)
+
+    async def next(self) -> Token | Pooled | Finished:
+        """The next event; raises the error of a `Failed` one."""
+        event = await self._events.get()
+        if isinstance(event, Failed):
+            self._ended = True
+            raise event.error
+        if isinstance(event, Finished):
+            self._ended = True
+            self._call.note_timing(event.timing)
+        elif isinstance(event, Token):
+            self._note_token()
+        return event
+
+    def cancel(self) -> None:
+        """Free the engine's row, unless the answer is complete."""
+        if not self._ended:
+            self._ended = True
+            self._engine.cancel(self.id)
+
+    def _on_event(self, event: Event) -> None:
+        # Runs in the engine's thread. A closed loop means that the process stops and that nobody waits.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def _note_token(self) -> None:
+        now = time.monotonic()
+        self._call.note_token(now, self._last_token)
+        self._last_token = now
+
+
+async def read_pooled(answers: Sequence[Answer]) -> list[Values]:
+    """What each pooling answer computed, in order; raises the error of the first one that fails."""
+    return [await _one_pooled(answer) for answer in answers]
+
+
+async def _one_pooled(answer: Answer) -> Values:
+    pooled = await answer.next()
+    assert isinstance(pooled, Pooled)  # the engine answers pooling requests with one of these
+    await answer.next()
+    return pooled.values
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a text ended."""
+
+    reason: FinishReason
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one event adds to a text. The last piece has the ending, and may have no token."""
+
+    text: str
+    token: Token | None = None
+    ending: Ending | None = None
+
+
+async def read_text(answer: Answer, detokeniser: Detokeniser) -> AsyncGenerator[Piece]:
+    """The pieces of a generating answer; closing the generator cancels it."""
+    try:
+        while isinstance(event := await answer.next(), Token):
+            text = detokeniser.push(event.token_id)
+            if detokeniser.stopped:
+                yield Piece(text, event, Ending("stop", "stop_sequence"))
+                return
+            yield Piece(text, event)
+        assert isinstance(event, Finished)  # generating requests are never pooled
+        yield Piece(detokeniser.flush(), None, _ending(event.reason, detokeniser))
+    finally:
+        answer.cancel()
+
+
+def _ending(reason: FinishReason, detokeniser: Detokeniser) -> Ending:
+    if detokeniser.stopped:
+        return Ending("stop", "stop_sequence")
+    return Ending("length", "length") if reason == "length" else Ending("stop", "eos_token")

@@ -1,0 +1,36 @@
+"""Health and metrics. The two health routes need no key."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from prometheus_client.exposition import choose_encoder
+from starlette.responses import JSONResponse, Response
+
+from multigraft_adapters.errors import EngineStoppedError
+from multigraft_server.api.context import PartsDep
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """Whether the process answers at all."""
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/health/ready")
+async def ready(parts: PartsDep) -> Response:
+    """Whether requests will be answered; 503 when the engine cannot continue."""
+    if not parts.engine.alive:
+        raise EngineStoppedError("the engine does not run")
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request, parts: PartsDep) -> Response:
+    """All metrics in Prometheus' text format, or OpenMetrics' where that is asked for."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    body = await asyncio.to_thread(encode, parts.metrics.registry)
+    return Response(body, headers={"content-type": content_type})

@@ -1,0 +1,111 @@
+"""Pure ASGI middleware: the request's id and its errors, and the guard of its body."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from multigraft_server.api.problems import error_response
+
+REQUEST_ID = "x-request-id"
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestContext:
+    """The outermost layer: every answer has `x-request-id`, and every error the one shape.
+
+    A caller's own id is kept when it is a plain one. An error after the first byte ends the connection.
+    """
+
+    def __init__(self, app: ASGIApp, retry_after_seconds: int) -> None:
+        self._app = app
+        self._retry_after_seconds = retry_after_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if has_started:
+                raise
+            response = error_response(error, retry_after_seconds=self._retry_after_seconds)
+            await response(scope, receive, send_with_id)
+
+
+class GuardBody:
+    """Bounds what a body may cost: its bytes, and the silence between two pieces of it.
+
+    A multipart body, which is an upload, has a cap of its own. A body whose declared length is over the cap is
+    refused before it is read; otherwise `receive` raises. These are HTTPExceptions, since the framework, which
+    reads the bodies, lets no others through.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, timeout_seconds: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_upload = headers.get("content-type", "").lower().startswith("multipart/")
+        limit = self._max_upload_bytes if is_upload else self._max_bytes
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        await self._app(scope, self._guarded(receive, limit), send)
+
+    def _guarded(self, receive: Receive, limit: int) -> Receive:
+        size, is_complete = 0, False
+
+        async def guarded() -> Message:
+            nonlocal size, is_complete
+            if is_complete:
+                return await receive()
+            message = await self._in_time(receive)
+            size += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if size > limit:
+                raise _too_large(limit)
+            return message
+
+        return guarded
+
+    async def _in_time(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await receive()
+        except TimeoutError:
+            # The rest of the body may still come, so the connection cannot carry another request.
+            detail = f"the body stopped halfway: nothing came for {self._timeout_seconds:g} s"
+            raise HTTPException(400, detail, {"connection": "close"}) from None
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than {limit} bytes")
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"

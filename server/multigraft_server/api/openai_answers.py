@@ -1,0 +1,90 @@
+"""What chat and text completions share: rows in the engine, and the pieces of their answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from multigraft_server.answers import Answer, Piece, read_text
+from multigraft_server.api.openai_schemas import SamplingBody
+from multigraft_server.calls import Call
+from multigraft_server.detokenise import Vocabulary
+from multigraft_server.engine.requests import SamplingParams, Token
+from multigraft_server.parts import Parts
+from multigraft_server.tokenising import Tokens
+
+
+class Generation:
+    """The answers to a request's prompts: one row in the engine each. `num_generated` counts their tokens."""
+
+    def __init__(
+        self, parts: Parts, call: Call, body: SamplingBody, rows: Sequence[tuple[Tokens, SamplingParams]]
+    ) -> None:
+        """Submits every row; raises what the engine raises."""
+        self.vocabulary = parts.vocabulary
+        self.ignores_eos = body.ignore_eos
+        self.num_prompt = sum(len(tokens.ids) for tokens, _ in rows)
+        self.num_generated = 0
+        self._stops = body.stops
+        self._answers = [Answer(parts.engine, call, tokens, params) for tokens, params in rows]
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """Each piece with its prompt's index, in the order in which they come."""
+        arrived: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
+        readers = [asyncio.create_task(self._read(index, arrived)) for index in range(len(self))]
+        try:
+            open_answers = len(readers)
+            while open_answers:
+                index, piece = await arrived.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                self.num_generated += piece.token is not None
+                open_answers -= piece.ending is not None
+                yield index, piece
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    def usage(self) -> dict[str, int]:
+        """OpenAI's `usage`: all tokens, the one that ended an answer included."""
+        return {
+            "prompt_tokens": self.num_prompt,
+            "completion_tokens": self.num_generated,
+            "total_tokens": self.num_prompt + self.num_generated,
+        }
+
+    def is_told(self, token: Token | None) -> bool:
+        """Whether log-probabilities tell of the token: not of the one that ended the text."""
+        return token is not None and (self.ignores_eos or token.token_id not in self.vocabulary.eos_ids)
+
+    async def _read(self, index: int, arrived: asyncio.Queue[tuple[int, Piece | Exception]]) -> None:
+        detokeniser = self.vocabulary.detokeniser(self._stops, ignore_eos=self.ignores_eos)
+        try:
+            async for piece in read_text(self._answers[index], detokeniser):
+                arrived.put_nowait((index, piece))
+        except Exception as error:
+            arrived.put_nowait((index, error))
+
+
+def new_head(kind: str, prefix: str, model: str) -> dict[str, Any]:
+    """The fields that begin an answer and each of its chunks."""
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": None,
+    }
+
+
+def token_logprob(vocabulary: Vocabulary, token_id: int, logprob: float | None) -> dict[str, Any]:
+    """One token with its log-probability, as chat completions tell it."""
+    text = vocabulary.text_of(token_id)
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}

@@ -1,0 +1,152 @@
+"""Hugging Face's inference payload: one task, one input for many tasks, many tasks with their own inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from multigraft_adapters.errors import InvalidRequestError, MultigraftError
+from multigraft_server.answers import Answer
+from multigraft_server.api.context import STEP_ADAPTERS, PartsDep, answer_headers, whole_answer_headers
+from multigraft_server.api.disconnect import unless_disconnected
+from multigraft_server.api.problems import error_body
+from multigraft_server.api.schemas import Entry, ManyBody, PredictBody
+from multigraft_server.api.sse import EventStream, event, open_stream
+from multigraft_server.calls import Call, Target
+from multigraft_server.parts import Parts
+from multigraft_server.predictions import Prepared, predictor_of
+from multigraft_server.predictions.generation import GenerationRow, prepare_rows, stream_events
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+
+
+@router.post("/v1/tasks/{ref:path}/predict")
+async def predict(ref: str, body: PredictBody, request: Request, parts: PartsDep) -> Response:
+    """Answer one input, or a list of them, by one task; text generation may stream."""
+    call = await parts.router.open(ref)
+    if body.stream:
+        return await _stream(parts, call, body, request)
+    with call:
+        output = await unless_disconnected(request.receive, _predict_one(parts, call, body))
+        return JSONResponse(output, headers=whole_answer_headers(call))
+
+
+@router.post("/v1/predict")
+async def predict_many(body: ManyBody, request: Request, parts: PartsDep) -> Response:
+    """Answer one input by many tasks, or many predictions, in one go; each has its own output or error."""
+    entries = body.entries()
+    if len(entries) > parts.settings.max_entries:
+        raise InvalidRequestError(
+            f"{len(entries)} predictions were asked for, at most {parts.settings.max_entries} are taken",
+            param="requests" if body.requests else "tasks",
+        )
+    asked = [_Asked(entry) for entry in entries]
+    results = await unless_disconnected(request.receive, _predict_all(parts, asked))
+    widest = max(one.call.step_adapters if one.call else 1 for one in asked)
+    return JSONResponse({"results": results}, headers={STEP_ADAPTERS: str(widest)})
+
+
+async def _predict_one(parts: Parts, call: Call, body: PredictBody) -> Any:
+    predictor = predictor_of(call.target)
+    prepared = await predictor.prepare(parts, call, body.inputs, _parameters(call.target, body))
+    return await prepared.read(prepared.submit(parts, call))
+
+
+def _parameters(target: Target, body: PredictBody) -> dict[str, Any]:
+    """The parameters, wherever the body has them."""
+    beside = body.model_extra or {}
+    if beside and target.task_type != "feature-extraction":
+        name = next(iter(beside))
+        raise InvalidRequestError(f"there is no field {name!r}; parameters go into 'parameters'", param=name)
+    return (body.parameters or {}) | beside
+
+
+async def _stream(parts: Parts, call: Call, body: PredictBody, request: Request) -> EventStream:
+    with call.closed_on_error():
+        if predictor_of(call.target) and call.target.task_type != "text-generation":
+            raise InvalidRequestError(f"tasks of type {call.target.task_type} do not stream", param="stream")
+        parameters = _parameters(call.target, body)
+        rows, _ = await prepare_rows(parts, body.inputs, parameters, stream=True)
+        answer = Answer(parts.engine, call, rows[0].tokens, rows[0].params)
+        events = _events(parts, call, rows[0], answer)
+    return await open_stream(request.receive, events, call, answer_headers(call))
+
+
+async def _events(parts: Parts, call: Call, row: GenerationRow, answer: Answer) -> AsyncGenerator[bytes]:
+    async with aclosing(stream_events(parts, row, answer)) as objects:
+        async for one in objects:
+            if one["details"] is not None:
+                call.complete()
+            yield event(one)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One entry on its way: asked, prepared, submitted, answered, or failed at any of these."""
+
+    entry: Entry
+    call: Call | None = None
+    prepared: Prepared | None = None
+    answers: Sequence[Answer] = field(default=())
+    error: Exception | None = None
+
+    async def prepare(self, parts: Parts, calls: ExitStack) -> None:
+        """Route, check and tokenise."""
+        try:
+            self.call = calls.enter_context(await parts.router.open(self.entry.task))
+            predictor = predictor_of(self.call.target)
+            parameters = self.entry.parameters or {}
+            self.prepared = await predictor.prepare(parts, self.call, self.entry.inputs, parameters)
+        except Exception as error:
+            self._fail(error)
+
+    def submit(self, parts: Parts) -> None:
+        """Hand the rows to the engine."""
+        if self.call is None or self.prepared is None:
+            return
+        try:
+            self.answers = self.prepared.submit(parts, self.call)
+        except Exception as error:
+            self._fail(error)
+
+    async def result(self) -> dict[str, Any]:
+        """The entry of `results`."""
+        if self.error is None and self.call is not None and self.prepared is not None:
+            try:
+                output = await self.prepared.read(self.answers)
+                self.call.close()
+                return _result(self.call.target, output)
+            except Exception as error:
+                self._fail(error)
+        assert self.error is not None  # what has no output has failed
+        return {"task": self.entry.task, **error_body(self.error)}
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, MultigraftError):
+            logger.error("a prediction failed", exc_info=error)
+        self.error = error
+        if self.call is not None:
+            self.call.close(error)
+
+
+async def _predict_all(parts: Parts, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+    """Submits all entries back to back, so that one step of the engine can compute them together."""
+    with ExitStack() as calls:
+        await asyncio.gather(*(one.prepare(parts, calls) for one in asked))
+        for one in asked:
+            one.submit(parts)
+        return list(await asyncio.gather(*(one.result() for one in asked)))
+
+
+def _result(target: Target, output: Any) -> dict[str, Any]:
+    version = target.version.number if target.version else None
+    return {"task": target.task, "version": version, "adapter": target.digest, "output": output}

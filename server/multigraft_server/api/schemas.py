@@ -1,0 +1,97 @@
+"""The bodies of our own routes. Unknown fields and wrong types are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from multigraft_adapters.registry import PRODUCTION
+
+
+class Body(BaseModel):
+    """A body of ours."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PredictBody(Body):
+    """The Hugging Face inference payload.
+
+    Further fields stand for parameters of the same names: Hugging Face's client sends those of
+    `feature-extraction` so.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    inputs: Any
+    parameters: dict[str, Any] | None = None
+    stream: bool | None = None
+
+
+class Entry(Body):
+    """One prediction of a request for several tasks. `task` is a reference."""
+
+    task: str
+    inputs: Any
+    parameters: dict[str, Any] | None = None
+
+
+class ManyBody(Body):
+    """One input for several tasks (`inputs`, `tasks`), or several predictions (`requests`)."""
+
+    inputs: Any = None
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None
+    parameters: dict[str, Any] | None = None
+    requests: Annotated[list[Entry], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        fans_out = "inputs" in self.model_fields_set and self.tasks is not None
+        if self.requests is None and not fans_out:
+            raise ValueError("give inputs and tasks, or requests")
+        if self.requests is not None and self.model_fields_set != {"requests"}:
+            raise ValueError("give either inputs and tasks, or requests")
+        return self
+
+    def entries(self) -> list[Entry]:
+        """The predictions asked for, in order."""
+        if self.requests is not None:
+            return self.requests
+        return [Entry(task=task, inputs=self.inputs, parameters=self.parameters) for task in self.tasks or ()]
+
+
+class AliasBody(Body):
+    """Where an alias is to point. `weights`, a split, is not served yet."""
+
+    version: Annotated[int, Field(ge=1)] | None = None
+    weights: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _names_a_version(self) -> Self:
+        if self.weights is not None:
+            raise ValueError('an alias cannot be split by weights: give {"version": n}')
+        if self.version is None:
+            raise ValueError('give {"version": n}')
+        return self
+
+
+class RollbackBody(Body):
+    """Which alias goes back to where it was."""
+
+    alias: str = PRODUCTION
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong: a sentence, OpenAI's kind of error, the field, and our stable code."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail

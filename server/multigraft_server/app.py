@@ -1,0 +1,151 @@
+"""The ASGI application, put together from explicit parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+
+from multigraft_adapters import __version__
+from multigraft_adapters.bases import Base
+from multigraft_adapters.errors import MultigraftError
+from multigraft_adapters.registry import Registry
+from multigraft_adapters.store import Store
+from multigraft_server.answers import Engine
+from multigraft_server.api import (
+    adapters,
+    embeddings,
+    engine_state,
+    health,
+    models,
+    openai_chat,
+    openai_completions,
+    predict,
+    tasks,
+)
+from multigraft_server.api.auth import RequireKey
+from multigraft_server.api.middleware import GuardBody, RequestContext
+from multigraft_server.api.problems import error_response
+from multigraft_server.api.schemas import ErrorBody
+from multigraft_server.detokenise import Vocabulary
+from multigraft_server.gauges import StateCollector
+from multigraft_server.leases import Leases
+from multigraft_server.metrics import Metrics
+from multigraft_server.parts import Parts
+from multigraft_server.router import Router
+from multigraft_server.settings import ServerSettings
+from multigraft_server.tokenising import Tokeniser
+
+ROUTERS = (
+    predict.router,
+    openai_chat.router,
+    openai_completions.router,
+    embeddings.router,
+    models.router,
+    adapters.router,
+    tasks.router,
+    engine_state.router,
+    health.router,
+)
+
+
+def create_app(
+    *,
+    settings: ServerSettings,
+    base: Base,
+    engine: Engine,
+    registry: Registry,
+    store: Store,
+    metrics: Metrics,
+) -> FastAPI:
+    """The application over an engine that has not been started: its lifespan starts and stops it.
+
+    `metrics` is the engine's observer and belongs to this application alone. `registry` and `store` stay the
+    caller's to close.
+    """
+    app = FastAPI(
+        title="multigraft",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from the Host header
+        responses={"default": {"model": ErrorBody}},
+        middleware=_middleware(settings),
+    )
+    app.state.parts = _make_parts(settings, base, engine, registry, store, metrics)
+    for router in ROUTERS:
+        app.include_router(router)
+    _add_error_handlers(app, settings)
+    return app
+
+
+def _make_parts(
+    settings: ServerSettings, base: Base, engine: Engine, registry: Registry, store: Store, metrics: Metrics
+) -> Parts:
+    tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
+    leases = Leases()
+    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels))
+    return Parts(
+        settings=settings,
+        spec=base.spec,
+        vocabulary=Vocabulary.of(base.tokenizer, base.eos_token_ids),
+        engine=engine,
+        registry=registry,
+        store=store,
+        metrics=metrics,
+        leases=leases,
+        tokeniser=tokeniser,
+        router=Router(
+            base.spec,
+            registry,
+            leases,
+            metrics,
+            tokeniser,
+            max_length=base.spec.max_length,
+            timeout_seconds=settings.request_timeout_seconds,
+        ),
+        started_at=datetime.now(UTC),
+    )
+
+
+def _middleware(settings: ServerSettings) -> list[Middleware]:
+    """Outermost first: ids and errors, then the key, then the body."""
+    return [
+        Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds),
+        Middleware(RequireKey, api_key=settings.api_key),
+        Middleware(
+            GuardBody,
+            max_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            timeout_seconds=settings.body_timeout_seconds,
+        ),
+    ]
+
+
+def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
+    async def answer(_request: Request, error: Exception) -> Response:
+        return error_response(error, retry_after_seconds=settings.retry_after_seconds)
+
+    for kind in (MultigraftError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
+    parts: Parts = app.state.parts
+    parts.engine.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(parts.engine.stop)
+        await asyncio.to_thread(parts.tokeniser.close)
+        parts.leases.check_integrity()

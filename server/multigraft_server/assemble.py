@@ -1,0 +1,60 @@
+"""From settings to an application: loads the base and opens everything that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from multigraft_adapters.bases import Base, check_data_dir, load_base
+from multigraft_adapters.errors import InvalidRequestError, SetupError
+from multigraft_adapters.registry import Registry
+from multigraft_adapters.store import Store
+from multigraft_adapters.verify import VerifiedAdapter, load
+from multigraft_server.app import create_app
+from multigraft_server.engine.build import build_engine
+from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.metrics import Metrics
+from multigraft_server.settings import ServerSettings
+
+STORE_FOLDER = "store"
+
+
+@contextmanager
+def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
+    """The application of these settings, its engine not started yet; closes the registry at the end.
+
+    Raises a SetupError when the base or the data folder cannot be used.
+    """
+    data_dir = check_data_dir(settings.data_dir)
+    base = _load_base(settings)
+    store = Store(data_dir / STORE_FOLDER)
+    registry = Registry.open(data_dir, base.spec.name)
+    metrics = _make_metrics(settings)
+
+    def fetch(digest: str) -> VerifiedAdapter:
+        return load(store.get(digest), digest, base.spec)
+
+    engine = build_engine(base, EngineSettings(slots=settings.slots), fetch, metrics)
+    try:
+        yield create_app(
+            settings=settings, base=base, engine=engine, registry=registry, store=store, metrics=metrics
+        )
+    finally:
+        registry.close()
+
+
+def _load_base(settings: ServerSettings) -> Base:
+    try:
+        return load_base(settings.base, settings.data_dir, device=settings.device, dtype=settings.dtype)
+    except InvalidRequestError as error:  # a device or dtype that this machine does not have
+        raise SetupError(error.message) from None
+
+
+def _make_metrics(settings: ServerSettings) -> Metrics:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return Metrics(registry, max_task_labels=settings.max_task_labels)

@@ -1,0 +1,131 @@
+"""One prediction from its routing to the last byte of its answer: its lease, its times, its one count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+from multigraft_adapters.errors import (
+    DeadlineError,
+    InputError,
+    NotFoundError,
+    PayloadTooLargeError,
+    RequestCancelledError,
+    UnavailableError,
+)
+from multigraft_adapters.registry import Version
+from multigraft_server.engine.requests import BASE_DIGEST, Timing
+from multigraft_server.leases import Lease
+from multigraft_server.metrics import Metrics, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a reference means at this moment: a version of a task, or the bare base under its name."""
+
+    ref: str
+    task: str
+    version: Version | None
+
+    @property
+    def digest(self) -> str:
+        return self.version.digest if self.version else BASE_DIGEST
+
+    @property
+    def number(self) -> int:
+        """The version's number; 0 for the base."""
+        return self.version.number if self.version else 0
+
+    @property
+    def task_type(self) -> str | None:
+        """The version's task type; None for the base."""
+        return self.version.task_type if self.version else None
+
+
+class Call:
+    """A prediction that was routed. Owns its lease and its rows in the engine; counts itself exactly once.
+
+    `complete` counts it as answered and is called before the last byte leaves. `close` counts it, by its error
+    if there is one, unless it is counted already; ends rows that still run; and releases the lease. As a
+    context manager a call closes itself. `arrival` and `deadline` are seconds of `time.monotonic`.
+    """
+
+    def __init__(self, target: Target, lease: Lease, metrics: Metrics, arrival: float, deadline: float) -> None:
+        self.target = target
+        self.arrival = arrival
+        self.deadline = deadline
+        self.step_adapters = 1
+        """The most distinct adapters in a step that one of the rows was in."""
+        self._lease = lease
+        self._metrics = metrics
+        self._counted = False
+        self._cancels: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close the call if what is inside raises; otherwise it goes on to its next owner."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(error)
+            raise
+
+    def complete(self) -> None:
+        """Count the prediction as answered."""
+        self._count("ok")
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Count the prediction, end its rows and release its lease. Idempotent."""
+        self._count(outcome_of(error))
+        for cancel in self._cancels:
+            cancel()
+        self._lease.release()
+
+    def on_close(self, cancel: Callable[[], None]) -> None:
+        """Have `cancel` called when the call closes; it must be harmless after its row's end."""
+        self._cancels.append(cancel)
+
+    def note_timing(self, timing: Timing) -> None:
+        """A row of this prediction is complete."""
+        self.step_adapters = max(self.step_adapters, timing.step_adapters)
+        self._metrics.queued(self.target.task, max(0.0, timing.started - timing.arrival))
+
+    def note_token(self, now: float, last: float | None) -> None:
+        """A row of this prediction has a new token; `last` is when it got the one before."""
+        if last is None:
+            self._metrics.first_token(self.target.task, now - self.arrival)
+        else:
+            self._metrics.next_token(self.target.task, now - last)
+
+    def _count(self, outcome: Outcome) -> None:
+        if not self._counted:
+            self._counted = True
+            self._metrics.request(self.target.task, outcome, time.monotonic() - self.arrival)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """Under which outcome a prediction that ended with this error is counted."""
+    match error:
+        case None:
+            return "ok"
+        case RequestCancelledError() | asyncio.CancelledError() | GeneratorExit():
+            return "cancelled"
+        case InputError() | NotFoundError() | PayloadTooLargeError():
+            return "invalid"
+        case UnavailableError():
+            return "unavailable"
+        case DeadlineError():
+            return "deadline"
+    return "failed"

@@ -1,0 +1,71 @@
+"""`multigraft serve`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multigraft_server.settings import API_KEY_VARIABLE, ServerSettings, load_settings
+
+
+def _default(name: str) -> str:
+    return f"[default: {ServerSettings.model_fields[name].default}]"
+
+
+@click.command()
+@click.option("--base", metavar="NAME", help=f"Short name, folder or Hugging Face id. {_default('base')}")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Where bases, adapters and the registry are kept. {_default('data_dir')}",
+)
+@click.option("--host", help=f"Address to listen on; beyond loopback a key is needed. {_default('host')}")
+@click.option("--port", type=click.IntRange(0, 65535), help=f"0 takes a free one. {_default('port')}")
+@click.option("--device", help=f"auto, cpu, cuda or cuda:N. {_default('device')}")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    help=f"auto is bfloat16 where the processor computes in it. {_default('dtype')}",
+)
+@click.option("--slots", type=click.IntRange(1), help=f"Adapters on the device at once. {_default('slots')}")
+@click.option("--api-key", envvar=API_KEY_VARIABLE, show_envvar=True, help="The key that clients must send.")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="TOML file with any setting, by the names of these options with _ for -.",
+)
+def serve(config: Path | None, **options: Any) -> None:
+    """Serve one frozen base and every task that is uploaded to it.
+
+    Options win over the file, the file over the defaults. Ctrl-C ends the server, when the answers that are
+    under way are complete.
+
+    \b
+    multigraft serve
+    multigraft serve --base minilm --port 8101 --data-dir /var/lib/multigraft
+    MULTIGRAFT_API_KEY=... multigraft serve --host 0.0.0.0
+    """
+    settings = load_settings(options, config)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _serve(settings)
+
+
+def _serve(settings: ServerSettings) -> None:
+    # NOTE: torch and transformers take seconds to import: only a server that starts pays for them.
+    from multigraft_adapters.bases import check_data_dir
+    from multigraft_server.assemble import assemble
+    from multigraft_server.serving import bind, run, url_of
+
+    started = time.monotonic()
+    check_data_dir(settings.data_dir)
+    with bind(settings.host, settings.port) as bound, assemble(settings) as app:
+
+        def announce() -> None:
+            name, seconds = app.state.parts.spec.name, time.monotonic() - started
+            click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
+
+        run(app, settings, bound, announce)

@@ -1,0 +1,87 @@
+"""Metrics that are read off at a scrape: the engine's state, leases, tasks. Nothing to keep in step by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from multigraft_adapters.registry import PRODUCTION, Registry, Task
+from multigraft_server.engine.requests import EngineSnapshot
+from multigraft_server.leases import Leases
+from multigraft_server.metrics import TaskLabels
+
+
+class HasSnapshot(Protocol):
+    """An engine, as far as its gauges need it."""
+
+    def snapshot(self) -> EngineSnapshot: ...
+
+
+class StateCollector:
+    """A collector for `CollectorRegistry.register`: builds the gauges anew at each scrape."""
+
+    def __init__(self, engine: HasSnapshot, leases: Leases, registry: Registry, labels: TaskLabels) -> None:
+        self._engine = engine
+        self._leases = leases
+        self._registry = registry
+        self._labels = labels
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the gauges' names are fixed, and reading them needs the engine."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges now."""
+        state = self._engine.snapshot()
+        yield _gauge("multigraft_queue_depth", "Requests waiting in the engine", state.waiting)
+        yield _gauge("multigraft_leases", "Leases held by requests", self._leases.total)
+        yield _residents(state)
+        yield _task_info(self._registry.tasks(), self._labels)
+        yield _gauge("vllm:num_requests_running", "Rows running", state.running)
+        yield _gauge("vllm:num_requests_waiting", "Requests waiting", state.waiting)
+        yield _gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", _kv_share(state))
+        yield _lora_requests(state)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _residents(state: EngineSnapshot) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("multigraft_adapters_resident", "Adapters in memory", labels=["tier"])
+    family.add_metric(["device"], len(state.slots))
+    family.add_metric(["host"], len(state.host_digests))
+    return family
+
+
+def _task_info(tasks: list[Task], labels: TaskLabels) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "multigraft_task_info",
+        "1 for the production version of each task",
+        labels=["task", "version", "method", "digest"],
+    )
+    for task in tasks:
+        numbers = {alias.version for alias in task.aliases if alias.name == PRODUCTION}
+        for version in task.versions:
+            if version.number in numbers and labels.of(task.name) == task.name:
+                method = version.manifest.method.name
+                family.add_metric([task.name, str(version.number), method, version.digest], 1)
+    return family
+
+
+def _lora_requests(state: EngineSnapshot) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "vllm:lora_requests_info",
+        "When this was true (Unix seconds), for routers that know vLLM",
+        labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
+    )
+    running, waiting = (",".join(sorted(part)) for part in (state.running_by_task, state.waiting_by_task))
+    family.add_metric([str(state.num_slots), running, waiting], time.time())
+    return family
+
+
+def _kv_share(state: EngineSnapshot) -> float:
+    return state.kv_tokens_used / state.kv_tokens_capacity if state.kv_tokens_capacity else 0.0

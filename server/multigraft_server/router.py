@@ -1,0 +1,98 @@
+"""From a reference to a call: name, version, lease; and the checks of type and length."""
+
+from __future__ import annotations
+
+import time
+
+from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
+from multigraft_adapters.registry import Registry, parse_reference
+from multigraft_server.calls import Call, Target, outcome_of
+from multigraft_server.leases import Leases
+from multigraft_server.metrics import UNKNOWN, Metrics
+from multigraft_server.tokenising import Tokeniser
+
+
+class Router:
+    """Finds out who answers a reference, once, when the request is admitted."""
+
+    def __init__(
+        self,
+        spec: BaseSpec,
+        registry: Registry,
+        leases: Leases,
+        metrics: Metrics,
+        tokeniser: Tokeniser,
+        *,
+        max_length: int,
+        timeout_seconds: float,
+    ) -> None:
+        self.spec = spec
+        self._registry = registry
+        self._leases = leases
+        self._metrics = metrics
+        self._tokeniser = tokeniser
+        self._max_length = max_length
+        self._timeout_seconds = timeout_seconds
+
+    async def open(self, ref: str) -> Call:
+        """Resolve the reference and take a lease; the caller closes the call.
+
+        Raises TaskNotFoundError, VersionNotFoundError or InvalidRequestError, counted as `__unknown__`.
+        """
+        arrival = time.monotonic()
+        try:
+            target = await self._tokeniser.run(lambda: self.resolve(ref))
+        except MultigraftError as error:
+            self._metrics.request(UNKNOWN, outcome_of(error), time.monotonic() - arrival)
+            raise
+        lease = self._leases.acquire(target.task, target.number)
+        return Call(target, lease, self._metrics, arrival, arrival + self._timeout_seconds)
+
+    def resolve(self, ref: str) -> Target:
+        """Who answers the reference now. Reads the registry; raises as `open`."""
+        if parse_reference(ref, self.spec.name).task is None:
+            return Target(ref, self.spec.name, None)
+        version = self._registry.resolve(ref)
+        return Target(ref, version.task, version)
+
+    def check_type(self, target: Target, wanted: str, route: str) -> None:
+        """Raises TaskTypeMismatchError unless the target is of the wanted task type.
+
+        The bare base passes as `feature-extraction` and, if it is a decoder, as `text-generation`.
+        """
+        if target.task_type == wanted:
+            return
+        if target.version is not None:
+            raise TaskTypeMismatchError(
+                f"task {target.task!r} is of type {target.task_type}; {route} serves {wanted}", param="model"
+            )
+        if wanted == "text-generation" and self.spec.family != "decoder":
+            raise TaskTypeMismatchError(
+                f"the base {target.task!r} is an encoder: it embeds, but does not generate", param="model"
+            )
+        if wanted not in ("text-generation", "feature-extraction"):
+            raise TaskTypeMismatchError(f"the bare base {target.task!r} serves no {wanted}", param="model")
+
+    def check_input_length(self, target: Target, num_tokens: int, param: str = "inputs") -> None:
+        """Raises ContextLengthError when an input to pool is longer than its adapter or the base takes."""
+        own = target.version.manifest.max_length if target.version else None
+        limit = min(own or self._max_length, self._max_length)
+        if num_tokens > limit:
+            raise ContextLengthError(
+                f"the input has {num_tokens} tokens; {target.task!r} takes at most {limit}", param=param
+            )
+
+    def answer_tokens(self, num_prompt: int, wanted: int | None, default: int, param: str = "inputs") -> int:
+        """How many tokens an answer may have: `wanted`, else `default` or what the context leaves.
+
+        Raises ContextLengthError when the prompt and the tokens asked for do not fit the base's context.
+        """
+        room = self._max_length - num_prompt
+        if room < 1 or (wanted is not None and wanted > room):
+            asked = f" and {wanted} tokens were asked for" if wanted is not None else ""
+            raise ContextLengthError(
+                f"the prompt has {num_prompt} tokens{asked}; the base's context has {self._max_length}",
+                param=param,
+            )
+        return min(default, room) if wanted is None else wanted

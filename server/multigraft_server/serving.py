@@ -1,0 +1,71 @@
+"""Running the application: the socket, the server, and the one line that says where it is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from multigraft_adapters.errors import BindError
+from multigraft_server.settings import ServerSettings
+
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the address, not listening yet; raises BindError in one sentence.
+
+    It is taken before the base is loaded, so that a port in use is known at once.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise BindError(f"the address {host} is not one of this machine: {error.strerror}") from None
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise BindError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The socket's address as a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells when it is ready to answer."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._on_ready()
+
+
+def run(app: ASGIApp, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until a signal ends it; answers that are under way get `drain_seconds`."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    try:
+        Server(config, on_ready).run(sockets=[bound])
+    except OSError as error:
+        raise BindError(f"cannot listen on {url_of(bound)}: {error.strerror}") from None

@@ -1,0 +1,107 @@
+"""The server's settings: one frozen value, read once from the command line, the environment and a file."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from multigraft_adapters.errors import BindError, SetupError
+
+API_KEY_VARIABLE = "MULTIGRAFT_API_KEY"
+"""The only environment variable that the server reads."""
+
+MiB = 1024 * 1024
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Field(ge=1024, le=64 * 1024 * MiB)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ServerSettings(BaseModel):
+    """Everything that can be set about a serving process. A file given by `--config` uses the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Annotated[str, Field(min_length=1, description="short name, local folder or Hugging Face id")] = (
+        "smollm2"
+    )
+    data_dir: Annotated[Path, Field(description="folder of the bases, the store and the registry")] = Path(
+        "multigraft-data"
+    )
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8100
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    dtype: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="number format of the base")] = (
+        "auto"
+    )
+    slots: Annotated[int, Field(ge=1, le=1024, description="adapters resident on the device at once")] = 16
+    api_key: Annotated[
+        str | None, Field(min_length=8, repr=False, description="bearer key that every route but /health asks")
+    ] = None
+    max_body_bytes: Annotated[Bytes, Field(description="cap of a JSON body")] = 4 * MiB
+    max_upload_bytes: Annotated[Bytes, Field(description="cap of an uploaded adapter's body")] = 1024 * MiB
+    body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
+    request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
+    drain_seconds: Annotated[Seconds, Field(description="time that running answers get when it stops")] = 30.0
+    max_entries: Annotated[Count, Field(description="inputs, tasks or prompts in one request")] = 256
+    default_chat_tokens: Annotated[
+        Count, Field(description="tokens of a chat answer that names no limit, if the context leaves them")
+    ] = 1024
+    max_task_labels: Annotated[
+        Count, Field(description="tasks with own metrics; further ones count as __other__")
+    ] = 100
+    tokeniser_threads: Annotated[int, Field(ge=1, le=64, description="threads that tokenise")] = 2
+    retry_after_seconds: Annotated[int, Field(ge=1, le=120, description="Retry-After of a 503")] = 1
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(overrides: Mapping[str, Any], config: Path | None = None) -> ServerSettings:
+    """The defaults, overlaid by the TOML file, overlaid by `overrides` (None means not given).
+
+    Raises SetupError naming every wrong field with its value, BindError when the address can be reached from
+    outside and there is no key.
+    """
+    values = _read_file(config) if config else {}
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = ServerSettings(**values)
+    except ValidationError as error:
+        where = f" in {config}" if config else ""
+        raise SetupError(f"bad settings{where}: " + "; ".join(map(_problem, error.errors()))) from None
+    if not settings.is_loopback and settings.api_key is None:
+        raise BindError(
+            f"{settings.host} can be reached from other machines: set --api-key or {API_KEY_VARIABLE}, "
+            "or listen on 127.0.0.1"
+        )
+    return settings
+
+
+def _read_file(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text("utf-8"))
+    except OSError as error:
+        raise SetupError(f"the settings file {config} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"the settings file {config} is not TOML: {error}") from None
+
+
+def _problem(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    shown = "" if name == "api_key" else f" (got {problem['input']!r})"
+    return f"{name}: {problem['msg']}{shown}"

@@ -1,0 +1,119 @@
+"""From texts and chats to token ids, on a small pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from jinja2.exceptions import TemplateError
+
+from multigraft_adapters.bases.families import traits_of
+from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.errors import InvalidRequestError
+
+Result = TypeVar("Result")
+
+
+class TextInput(NamedTuple):
+    """A text, or a pair of texts that are read as one sequence."""
+
+    text: str
+    pair: str | None = None
+
+
+class Tokens(NamedTuple):
+    """One sequence. `type_ids` only where the base takes them."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...] | None = None
+
+
+class Tokeniser:
+    """Owns the base's tokenizer and the threads that use it. `close` ends the threads."""
+
+    def __init__(self, tokenizer: Any, spec: BaseSpec, threads: int) -> None:
+        self._tokenizer = tokenizer
+        self._takes_types = traits_of(spec.model_type).token_types
+        self._vocab_size = spec.vocab_size
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
+        # NOTE: the first call switches off the padding and truncation that a tokenizer file may ask for. It
+        # must be over before two threads share the tokenizer, since changing it while it is in use raises.
+        self._encode(TextInput("warm"), "inputs")
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run a short piece of blocking work on the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def texts(self, inputs: Sequence[TextInput], param: str = "inputs") -> list[Tokens]:
+        """The tokens of each input, with the special tokens that the base expects around it.
+
+        Raises InvalidRequestError naming `param` for a text that is not Unicode or that is no token at all.
+        """
+        return await self.run(lambda: [self._encode(one, param) for one in inputs])
+
+    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+        """The tokens of a chat in the base's template, up to where the assistant answers.
+
+        Raises InvalidRequestError when the base has no template, or its template refuses the chat.
+        """
+        return await self.run(lambda: self._encode_chat(messages))
+
+    def of_ids(self, ids: Sequence[int], param: str) -> Tokens:
+        """Tokens that came as numbers, taken as they are. Raises InvalidRequestError for one that is none."""
+        wrong = next((one for one in ids if not 0 <= one < self._vocab_size), None)
+        if wrong is not None:
+            raise InvalidRequestError(
+                f"{param}: {wrong} is no token; they go from 0 to {self._vocab_size - 1}", param=param
+            )
+        return Tokens(tuple(ids), (0,) * len(ids) if self._takes_types else None)
+
+    def close(self) -> None:
+        """End the threads once their work is done."""
+        self._pool.shutdown()
+
+    def _encode(self, one: TextInput, param: str) -> Tokens:
+        _check_unicode(one.text, param)
+        _check_unicode(one.pair or "", param)
+        encoded = self._tokenizer(
+            one.text,
+            one.pair,
+            return_attention_mask=False,
+            return_token_type_ids=self._takes_types,
+            verbose=False,
+        )
+        types = tuple(encoded["token_type_ids"]) if self._takes_types else None
+        return _checked(Tokens(tuple(encoded["input_ids"]), types), param)
+
+    def _encode_chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+        if not self.has_chat_template:
+            raise InvalidRequestError("this base has no chat template: use /v1/completions", param="messages")
+        for message in messages:
+            _check_unicode(message["content"], "messages")
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidRequestError(
+                f"the base's chat template refuses this chat: {error}", param="messages"
+            ) from None
+        encoded = self._tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return _checked(Tokens(tuple(encoded["input_ids"])), "messages")
+
+
+def _check_unicode(text: str, param: str) -> None:
+    # JSON can spell half a surrogate pair, which is no character and which no tokenizer reads.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"{param} holds half of a surrogate pair", param=param) from None
+
+
+def _checked(tokens: Tokens, param: str) -> Tokens:
+    if not tokens.ids:
+        raise InvalidRequestError(f"{param} has no tokens", param=param)
+    return tokens
