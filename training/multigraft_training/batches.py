@@ -1,0 +1,115 @@
+"""Examples as tokens, and the token-budget batches that a step takes them in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The target of a position where nothing is learnt; torch's cross entropy leaves it out."""
+
+SORTED_STEPS = 4
+"""How many steps' examples are sorted by length together: little padding, and still random steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example. `targets` is one class, or for each position of `input_ids` the token to learn there."""
+
+    input_ids: list[int]
+    targets: list[int]
+    token_types: list[int] | None = None
+    is_cut: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_targets(self) -> int:
+        return sum(target != IGNORED for target in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded on the right to the longest of them."""
+
+    input_ids: Tensor  # (rows, length)
+    attention_mask: Tensor  # (rows, length)
+    token_types: Tensor | None  # (rows, length)
+    targets: Tensor  # (rows, 1) classes, or (rows, length) tokens
+    num_targets: int
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The keyword arguments of a transformers model."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_types is None else {**inputs, "token_type_ids": self.token_types}
+
+
+def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
+    """Pad examples of one kind to a batch."""
+    token_types = [example.token_types for example in examples if example.token_types is not None]
+    return Batch(
+        input_ids=_padded([example.input_ids for example in examples], pad_id, device),
+        attention_mask=_padded([[1] * example.num_tokens for example in examples], 0, device),
+        token_types=_padded(token_types, 0, device) if token_types else None,
+        targets=_padded([example.targets for example in examples], IGNORED, device),
+        num_targets=sum(example.num_targets for example in examples),
+    )
+
+
+Step = list[list[int]]
+"""The examples of one optimizer step, by index, in micro-batches."""
+
+
+def plan_epoch(
+    lengths: Sequence[int], batch_tokens: int, micro_batch_tokens: int, chooser: random.Random
+) -> list[Step]:
+    """Every example once, in random steps.
+
+    A step takes examples of together at most `batch_tokens` tokens, in micro-batches of at most
+    `micro_batch_tokens` with padding; one example alone may exceed either.
+    """
+    order = list(range(len(lengths)))
+    chooser.shuffle(order)
+    windows = cut(order, lengths, lambda chosen: sum(chosen) <= SORTED_STEPS * batch_tokens)
+    steps = [step for window in windows for step in _steps_of(window, lengths, batch_tokens, micro_batch_tokens)]
+    chooser.shuffle(steps)
+    return steps
+
+
+def plan_evaluation(lengths: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
+    """Every example once, by length, in batches of at most `micro_batch_tokens` with padding."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return cut(order, lengths, lambda chosen: padded_tokens(chosen) <= micro_batch_tokens)
+
+
+def cut(order: Sequence[int], lengths: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Cut `order` into runs whose lengths fit together; a run has at least one example."""
+    runs: list[list[int]] = []
+    for index in order:
+        if runs and fits([lengths[member] for member in runs[-1]] + [lengths[index]]):
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def padded_tokens(lengths: Sequence[int]) -> int:
+    """The tokens of a padded batch."""
+    return max(lengths) * len(lengths)
+
+
+def _steps_of(window: list[int], lengths: Sequence[int], batch_tokens: int, micro_batch_tokens: int) -> list[Step]:
+    by_length = sorted(window, key=lambda index: lengths[index])
+    steps = cut(by_length, lengths, lambda chosen: sum(chosen) <= batch_tokens)
+    return [cut(step, lengths, lambda chosen: padded_tokens(chosen) <= micro_batch_tokens) for step in steps]
+
+
+def _padded(rows: Sequence[list[int]], value: int, device: torch.device) -> Tensor:
+    length = max(len(row) for row in rows)
+    return torch.tensor([row + [value] * (length - len(row)) for row in rows], device=device)

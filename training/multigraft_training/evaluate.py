@@ -1,0 +1,37 @@
+"""The metrics of a split."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+
+DIGITS = 6
+"""Metrics are kept to this many digits after the point."""
+
+
+def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Accuracy, F1 as the plain mean over the classes, and mean loss, of (rows, labels) logits in fp32."""
+    predicted = logits.argmax(dim=-1).numpy()
+    loss = torch.nn.functional.cross_entropy(logits, targets).item()
+    truth = targets.numpy()
+    return rounded(
+        {
+            "accuracy": float(accuracy_score(truth, predicted)),
+            "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
+            "loss": loss,
+        }
+    )
+
+
+def generation_metrics(summed_loss: float, num_targets: int) -> dict[str, float]:
+    """Mean loss per learnt token, and its exponential, the perplexity (at most e^80)."""
+    loss = summed_loss / num_targets
+    return rounded({"loss": loss, "perplexity": math.exp(min(loss, 80.0))})
+
+
+def rounded(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics to DIGITS digits, so that their last bits are nobody's business."""
+    return {name: round(value, DIGITS) for name, value in metrics.items()}

@@ -1,0 +1,132 @@
+"""Rows as examples of a task type; what is wrong with a row is said with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from multigraft_training.recipe import RecipeTaskType
+from multigraft_training.rows import Row
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class TextExample:
+    """A text, or a pair of texts, and its class."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionExample:
+    """A raw prompt and what must follow it."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat; `role` is one of ROLES."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatExample:
+    """A chat whose assistant turns must be learnt."""
+
+    messages: tuple[Message, ...]
+
+
+GenerationExample = CompletionExample | ChatExample
+Example = TextExample | CompletionExample | ChatExample
+
+
+def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Example | None:
+    """The example in a row; None, with every problem of the row noted, when it is not one.
+
+    Fields that the task type does not know, such as an id, are left alone.
+    """
+    found: list[str] = []
+    parse: Callable[[dict[str, Any], list[str]], Example | None]
+    if task_type == "text-classification":
+        parse = _classification
+    elif "messages" in row.values:
+        parse = _chat
+    else:
+        parse = _completion
+    example = parse(row.values, found)
+    problems += [f"{row.place}: {problem}" for problem in found]
+    return None if found else example
+
+
+def _classification(values: dict[str, Any], problems: list[str]) -> TextExample | None:
+    text = _text(values, "text", problems)
+    pair = _text(values, "text_pair", problems) if values.get("text_pair") is not None else None
+    label = values.get("label")
+    if label is None:
+        problems.append("label: is missing")
+    elif isinstance(label, list):
+        problems.append("label: a list means several labels per text, which is not supported")
+    elif not isinstance(label, str):
+        problems.append(f"label: {label!r} means regression, which is not supported; write classes as strings")
+    elif not label.strip():
+        problems.append("label: is empty")
+    elif text is not None:
+        return TextExample(text, pair, label.strip())
+    return None
+
+
+def _completion(values: dict[str, Any], problems: list[str]) -> CompletionExample | None:
+    if "prompt" not in values and "completion" not in values:
+        problems.append("has neither messages nor prompt and completion")
+        return None
+    prompt, completion = _text(values, "prompt", problems), _text(values, "completion", problems)
+    return None if prompt is None or completion is None else CompletionExample(prompt, completion)
+
+
+def _chat(values: dict[str, Any], problems: list[str]) -> ChatExample | None:
+    given = values["messages"]
+    if not isinstance(given, list) or not given:
+        problems.append("messages: is not a list of turns")
+        return None
+    messages = [_message(index, turn, problems) for index, turn in enumerate(given)]
+    complete = [message for message in messages if message is not None]
+    roles = [message.role for message in complete]
+    if len(complete) == len(messages) and "assistant" not in roles:
+        problems.append("messages: has no assistant turn to learn")
+    if "system" in roles[1:]:
+        problems.append("messages: a system turn must be the first")
+    if next((role for role in roles if role != "system"), "user") != "user":
+        problems.append("messages: the first turn must be the user's")
+    return ChatExample(tuple(complete))
+
+
+def _message(index: int, turn: Any, problems: list[str]) -> Message | None:
+    if not isinstance(turn, dict):
+        problems.append(f"messages[{index}]: is not an object with role and content")
+        return None
+    role = turn.get("role")
+    if role not in ROLES:
+        problems.append(f"messages[{index}].role: {role!r} is none of {', '.join(ROLES)}")
+    content = _text(turn, "content", problems, f"messages[{index}].")
+    return None if role not in ROLES or content is None else Message(role, content)
+
+
+def _text(values: dict[str, Any], field: str, problems: list[str], prefix: str = "") -> str | None:
+    value = values.get(field)
+    if value is None:
+        problems.append(f"{prefix}{field}: is missing")
+    elif not isinstance(value, str):
+        problems.append(f"{prefix}{field}: is not a string")
+    elif not value.strip():
+        problems.append(f"{prefix}{field}: is empty")
+    else:
+        return value
+    return None

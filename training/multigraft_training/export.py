@@ -1,0 +1,80 @@
+"""From a trained model to the artifact: PEFT's files and the manifest, verified as an upload is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multigraft_adapters import __version__
+from multigraft_adapters.artifact import MANIFEST_FILE, read_folder, write_folder
+from multigraft_adapters.bases import BaseSpec
+from multigraft_adapters.manifest import BaseRef, Manifest, MethodSpec, Sample, manifest_bytes
+from multigraft_adapters.verify import VerifiedAdapter, verify
+from multigraft_training.examples import Example
+from multigraft_training.parity import check_reference
+from multigraft_training.tasks import TrainingTask
+
+NUM_CHECKED = 4
+"""How many examples the reference apply is checked on."""
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the manifest says of the run."""
+
+    spec: BaseSpec
+    method: str
+    max_length: int
+    metrics: Mapping[str, float]
+    data_hash: str
+    seed: int
+
+
+def export(
+    model: Any, task: TrainingTask, facts: RunFacts, examples: Sequence[Example], folder: Path
+) -> VerifiedAdapter:
+    """Write the adapter of a trained PEFT model to `folder`, at once, and return it as verified.
+
+    `examples` are those that samples and checks are taken from. The model is used up: it is made fp32 and its
+    delta is taken off. Raises InvalidAdapterError, IntegrityError, DataFolderError; then nothing is written.
+    """
+    files = _peft_files(model)
+    model.float().eval()
+    with torch.inference_mode():
+        samples = task.samples(model, examples)
+        checked = examples[:NUM_CHECKED]
+        expected = [task.outputs(model, example) for example in checked]
+    files[MANIFEST_FILE] = manifest_bytes(_manifest(task, facts, samples))
+    adapter = verify(files, facts.spec)
+    check_reference(model.unload(), task, adapter, checked, expected)
+    write_folder(folder, adapter.files)
+    return adapter
+
+
+def _peft_files(model: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        return read_folder(Path(folder))
+
+
+def _manifest(task: TrainingTask, facts: RunFacts, samples: list[Sample]) -> Manifest:
+    return Manifest(
+        **task.manifest_fields(),
+        max_length=facts.max_length,
+        base=BaseRef(id=facts.spec.name, fingerprint=facts.spec.fingerprint),
+        tokenizer_hash=facts.spec.tokenizer_hash,
+        method=MethodSpec(name=facts.method),
+        metrics=dict(facts.metrics),
+        data_hash=facts.data_hash,
+        seed=facts.seed,
+        library_versions={"multigraft": __version__, **{name: version(name) for name in LIBRARIES}},
+        samples=samples,
+    )

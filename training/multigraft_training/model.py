@@ -1,0 +1,77 @@
+"""The frozen base with a task's head and a trainable delta."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers.pytorch_utils import Conv1D
+
+from multigraft_adapters.bases import BaseSpec
+from multigraft_adapters.bases.load import LOCAL_ONLY
+from multigraft_adapters.bases.quiet import quiet_transformers
+from multigraft_adapters.errors import UnsupportedBaseError
+from multigraft_training.methods import peft_config
+from multigraft_training.recipe import MethodPart
+from multigraft_training.tasks import TrainingTask
+
+EAGER_UP_TO = 256
+"""Up to this many tokens plain attention trains faster on a CPU than the fused one, whose backward is slow."""
+
+
+def load_model(
+    folder: Path,
+    spec: BaseSpec,
+    task: TrainingTask,
+    method: MethodPart,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    longest: int,
+) -> Any:
+    """The PEFT model to train: the base in `dtype`, delta and head in fp32, begun from torch's random state.
+
+    `longest` is the longest example in tokens. Raises UnsupportedBaseError when the task needs a part that the
+    base has no weights for, ValueError as `methods.target_names` does.
+    """
+    is_short_on_cpu = device.type == "cpu" and longest <= EAGER_UP_TO
+    with quiet_transformers():
+        model, info = task.auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager" if is_short_on_cpu else "sdpa",
+            output_loading_info=True,
+            **task.model_arguments,
+            **LOCAL_ONLY,
+        )
+    _check_missing(info["missing_keys"], spec, task)
+    config = peft_config(
+        method,
+        spec,
+        peft_type=task.peft_type,
+        head_modules=task.head_modules,
+        is_transposed=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property by its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        peft_model = get_peft_model(model.to(device), config)
+    # NOTE: PEFT puts the folder's path here; the same training must give the same artifact anywhere.
+    peft_model.peft_config["default"].base_model_name_or_path = spec.name
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return peft_model
+
+
+def _check_missing(missing: set[str], spec: BaseSpec, task: TrainingTask) -> None:
+    """What is neither in the base's files nor the head would be random, and not part of the adapter."""
+    foreign = sorted(key for key in missing if key.partition(".")[0] not in task.head_modules)
+    if foreign:
+        raise UnsupportedBaseError(
+            f"the base {spec.name!r} has no weights for {', '.join(foreign[:5])}, which this task type reads"
+        )

@@ -1,0 +1,207 @@
+"""The recipe: every choice of a training run in one strict YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+
+from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
+from multigraft_adapters.registry.names import check_task_name
+from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
+
+RecipeTaskType = Literal["text-classification", "text-generation"]
+Precision = Literal["auto", "bfloat16", "float32"]
+ALL_LINEAR = "all-linear"
+DATA_FIELDS = ("train", "validation", "test", "unlabelled")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TaskPart(_Part):
+    """What is trained. `prompt` is a system prompt, put before a chat that has none (text-generation)."""
+
+    name: str
+    type: RecipeTaskType
+    prompt: str | None = Field(default=None, min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_task_name(cls, name: str) -> str:
+        try:
+            check_task_name(name, base_name="")
+        except InvalidRequestError as error:
+            raise ValueError(error.message) from None
+        return name
+
+    @field_validator("prompt")
+    @classmethod
+    def _is_for_generation(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        if prompt is not None and info.data.get("type", "text-generation") != "text-generation":
+            raise ValueError("only a text-generation task has a prompt")
+        return prompt
+
+
+class DataPart(_Part):
+    """Files, or for `train` a dataset folder that may hold the other splits too.
+
+    Without a validation split a share of train is split off; without a test split the metrics of the run are
+    measured on the validation split.
+    """
+
+    train: str = Field(min_length=1)
+    validation: str | None = Field(default=None, min_length=1)
+    test: str | None = Field(default=None, min_length=1)
+    unlabelled: str | None = None
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _is_used(cls, unlabelled: str | None) -> str | None:
+        if unlabelled is not None:
+            raise ValueError("the objective 'supervised' uses no unlabelled data")
+        return unlabelled
+
+
+class MethodPart(_Part):
+    """The delta. `targets` are names of the base's linear modules, such as q_proj."""
+
+    name: Literal["lora"] = "lora"
+    rank: int = Field(default=8, ge=1, le=256)
+    alpha: float = Field(default=16, gt=0, allow_inf_nan=False)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rslora: bool = False
+    targets: str | list[str] = ALL_LINEAR
+
+    @field_validator("targets", mode="plain")
+    @classmethod
+    def _are_module_names(cls, targets: Any) -> str | list[str]:
+        if targets == ALL_LINEAR:
+            return ALL_LINEAR
+        if isinstance(targets, list) and targets and all(isinstance(name, str) and name for name in targets):
+            return list(targets)
+        raise ValueError(f"must be {ALL_LINEAR} or a list of module names")
+
+
+class ObjectivePart(_Part):
+    """What the loss is made of."""
+
+    name: Literal["supervised"] = "supervised"
+
+
+class TrainingPart(_Part):
+    """How the delta is fitted.
+
+    A step takes examples of together `batch_tokens` tokens, `micro_batch_tokens` (padding counted) at a time.
+    `warmup` is the share of all steps in which the learning rate rises; it falls to 0 after. `early_stopping`
+    is the number of epochs without a better validation score after which training ends; null never ends it.
+    `max_length` is in tokens, null is the base's own.
+    """
+
+    epochs: int = Field(default=3, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    learning_rate: float = Field(default=5.0e-4, gt=0, allow_inf_nan=False)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    precision: Precision = "auto"
+    early_stopping: int | None = Field(default=2, ge=1)
+    max_length: int | None = Field(default=None, ge=8)
+
+
+class Recipe(_Part):
+    """A whole recipe. Data paths are absolute once it is read; `output` is relative to the current folder."""
+
+    base: str = Field(min_length=1)
+    task: TaskPart
+    data: DataPart
+    method: MethodPart = Field(default_factory=MethodPart)
+    objective: ObjectivePart = Field(default_factory=ObjectivePart)
+    training: TrainingPart = Field(default_factory=TrainingPart)
+    output: str = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSource:
+    """Where each field of a recipe was written, for problems that show only later."""
+
+    document: RecipeDocument
+
+    def error(self, field: str, problem: str) -> InvalidRecipeError:
+        """The error for one field, given with dots."""
+        place = self.document.place(tuple(field.split(".")))
+        return InvalidRecipeError("the recipe cannot be run", [f"{place}: {field}: {problem}"])
+
+
+def read_recipe(file: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, RecipeSource]:
+    """The recipe in `file` with `key=value` overrides applied.
+
+    A data path in the file is looked for beside the file, then in the current folder; one in an override only
+    in the current folder. Raises InvalidRecipeError with every problem and its line.
+    """
+    problems: list[str] = []
+    document = read_document(file, overrides, problems)
+    recipe: Recipe | None = None
+    if document is not None:
+        problems += _resolve_data_paths(document)
+        try:
+            recipe = Recipe.model_validate(document.values)
+        except ValidationError as error:
+            problems += [_problem(document, detail) for detail in error.errors()]
+    if problems or recipe is None or document is None:
+        raise InvalidRecipeError("the recipe cannot be run", sorted(problems, key=_by_line))
+    return recipe, RecipeSource(document)
+
+
+def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
+    for field in DATA_FIELDS:
+        path: FieldPath = ("data", field)
+        value = document.get(path)
+        if not isinstance(value, str) or not value:
+            continue
+        given = Path(value).expanduser()
+        candidates = [Path.cwd() / given]
+        if path not in document.overridden:
+            candidates.insert(0, document.file.resolve().parent / given)
+        found = next((candidate for candidate in candidates if candidate.exists()), None)
+        if found is None:
+            yield f"{document.place(path)}: data.{field}: no such file or folder: {value}"
+        else:
+            document.set(path, str(found.resolve()))
+
+
+def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
+    path = tuple(str(part) for part in detail["loc"])
+    reason = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        reason = "unknown field" + _hint(path)
+    elif detail["type"] == "missing":
+        reason = "is missing"
+    elif detail["type"] != "value_error":
+        reason += f" (it is {detail['input']!r})"
+    return f"{document.place(path)}: {'.'.join(path)}: {reason}"
+
+
+def _hint(path: FieldPath) -> str:
+    """The fields that exist where the unknown one stands."""
+    part: type[BaseModel] = Recipe
+    for key in path[:-1]:
+        annotation = part.model_fields[key].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        part = annotation
+    close = difflib.get_close_matches(path[-1], part.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(part.model_fields)}"
+
+
+def _by_line(problem: str) -> tuple[int, int]:
+    """File problems by line, then those of overrides."""
+    line = problem.split(":")[1] if problem.count(":") > 1 else ""
+    return (0, int(line)) if line.isdigit() else (1, 0)

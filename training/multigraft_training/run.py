@@ -1,0 +1,155 @@
+"""A training run from the recipe to the artifact, as one flat program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multigraft_adapters.bases import (
+    BaseSpec,
+    check_data_dir,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    read_spec,
+    resolve_base,
+)
+from multigraft_adapters.bases.resolve import base_display_name
+from multigraft_adapters.errors import InvalidDataError
+from multigraft_training.batches import Encoded
+from multigraft_training.data import Dataset, load_dataset
+from multigraft_training.examples import Example
+from multigraft_training.export import RunFacts, export
+from multigraft_training.model import load_model
+from multigraft_training.recipe import Recipe, RecipeSource
+from multigraft_training.report import Report
+from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
+from multigraft_training.tasks.classification import pad_token_id
+from multigraft_training.trainer import Fit, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test."""
+
+    folder: Path
+    digest: str
+    metrics: dict[str, float]
+    fit: Fit
+
+
+def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) -> RunResult:
+    """Train what the recipe says and write `output`: adapter/, config.json, metrics.json, epochs.json.
+
+    Raises InvalidDataError and SetupError before anything is trained.
+    """
+    dataset = load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
+    output = check_data_dir(Path(recipe.output))
+    folder = resolve_base(recipe.base, data_dir)
+    spec = read_spec(base_display_name(recipe.base), folder)
+    task = _task(recipe, source, spec, folder, dataset)
+    train = _encode("train", dataset.train, task, report)
+    validation = _encode("validation", dataset.validation, task, report)
+    test = None if dataset.test is None else _encode("test", dataset.test, task, report)
+
+    device = pick_device("auto")
+    dtype = pick_dtype(recipe.training.precision, device)
+    torch.manual_seed(recipe.training.seed)
+    model = _model(recipe, source, spec, folder, task, device, dtype, max(e.num_tokens for e in train))
+    report.note(_summary(recipe, spec, model, dtype, train, validation, test))
+    trainer = Trainer(model, task, recipe.training, pad_id=pad_token_id(load_tokenizer(folder)), dtype=dtype)
+    fit = trainer.fit(train, validation, report)
+    if test is None:
+        report.note("no test split: the metrics are those of the validation split")
+    metrics = fit.best.metrics if test is None else trainer.evaluate(test)
+
+    facts = RunFacts(
+        spec=spec,
+        method=recipe.method.name,
+        max_length=_max_length(recipe, source, spec),
+        metrics=metrics,
+        data_hash=dataset.content_hash,
+        seed=recipe.training.seed,
+    )
+    adapter = export(model, task, facts, dataset.test or dataset.validation, output / "adapter")
+    _write_json(output / "config.json", recipe.model_dump(mode="json"))
+    _write_json(output / "metrics.json", metrics)
+    _write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
+    return RunResult(output, adapter.digest, metrics, fit)
+
+
+def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, dataset: Dataset) -> TrainingTask:
+    setup = TaskSetup(
+        spec=spec,
+        tokenizer=load_tokenizer(folder),
+        max_length=_max_length(recipe, source, spec),
+        labels=dataset.labels,
+        prompt=recipe.task.prompt,
+    )
+    return make_task(recipe.task.type, setup)
+
+
+def _max_length(recipe: Recipe, source: RecipeSource, spec: BaseSpec) -> int:
+    wanted = recipe.training.max_length
+    if wanted is not None and wanted > spec.max_length:
+        raise source.error("training.max_length", f"{wanted} is more than the base's {spec.max_length} tokens")
+    return wanted or spec.max_length
+
+
+def _encode(split: str, examples: Sequence[Example], task: TrainingTask, report: Report) -> list[Encoded]:
+    """The split as tokens; tells how many examples were cut, and leaves out those of which nothing is left."""
+    encoded = [task.encode(example) for example in examples]
+    kept = [example for example in encoded if example.num_targets]
+    cut = sum(example.is_cut for example in encoded)
+    if cut:
+        report.note(f"{split}: {cut} of {len(encoded)} examples were cut to training.max_length")
+    if len(kept) < len(encoded):
+        lost = len(encoded) - len(kept)
+        report.note(f"{split}: {lost} of them were left out, for nothing of their answers remained")
+    if not kept:
+        problem = f"the {split} split: every prompt is longer than training.max_length"
+        raise InvalidDataError("the data cannot be trained on", [problem])
+    return kept
+
+
+def _model(
+    recipe: Recipe,
+    source: RecipeSource,
+    spec: BaseSpec,
+    folder: Path,
+    task: TrainingTask,
+    device: torch.device,
+    dtype: torch.dtype,
+    longest: int,
+) -> Any:
+    try:
+        return load_model(folder, spec, task, recipe.method, device=device, dtype=dtype, longest=longest)
+    except ValueError as error:
+        raise source.error("method.targets", str(error)) from error
+
+
+def _summary(
+    recipe: Recipe,
+    spec: BaseSpec,
+    model: Any,
+    dtype: torch.dtype,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    test: Sequence[Encoded] | None,
+) -> str:
+    trainable, total = model.get_nb_trainable_parameters()
+    precision = str(dtype).removeprefix("torch.")
+    return (
+        f"{recipe.task.name} ({recipe.task.type}) on {spec.name}, {precision} on {model.device.type}: "
+        f"{len(train)} train, {len(validation)} validation, {len(test or [])} test examples; "
+        f"{recipe.method.name} trains {trainable:,} of {total:,} parameters"
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

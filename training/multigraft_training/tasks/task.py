@@ -1,0 +1,76 @@
+"""The seam between the trainer, which knows no task type, and the task types, which know no loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from multigraft_adapters.bases import BaseSpec
+from multigraft_adapters.manifest import Sample
+from multigraft_adapters.verify import VerifiedAdapter
+from multigraft_training.batches import Batch, Encoded
+from multigraft_training.examples import Example
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSetup:
+    """What a task is made from. `labels` is empty for generation, `prompt` is the recipe's system prompt."""
+
+    spec: BaseSpec
+    tokenizer: Any
+    max_length: int
+    labels: tuple[str, ...] = ()
+    prompt: str | None = None
+
+
+class TrainingTask(Protocol):
+    """One task type on one base.
+
+    `auto_class` and `model_arguments` load the base with the task's head, whose modules `head_modules` names;
+    `peft_type` is PEFT's task type.
+    """
+
+    auto_class: Any
+    head_modules: tuple[str, ...]
+    peft_type: str
+
+    @property
+    def model_arguments(self) -> Mapping[str, Any]: ...
+
+    def encode(self, example: Example) -> Encoded:
+        """The example as tokens, cut to the maximum length. Without targets when nothing of them is left."""
+        ...
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """The loss of a PEFT model on a batch, summed over the batch's targets, fp32."""
+        ...
+
+    def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
+        """The metrics of a split, by name; every one is finite."""
+        ...
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What the best epoch has most of."""
+        ...
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """The task's part of the manifest: `task_type` and what belongs to it."""
+        ...
+
+    def samples(self, model: Any, examples: Sequence[Example]) -> list[Sample]:
+        """A few inputs with the model's answers, chosen among those that are clear-cut: rounding on a server
+        that computes in another precision does not turn them.
+        """
+        ...
+
+    def outputs(self, model: Any, example: Example) -> Tensor:
+        """The trained model's raw outputs on one example, (n,) fp32."""
+        ...
+
+    def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
+        """The same from the frozen base, to whose targets the caller has applied the adapter's delta, and
+        from the adapter's own head, (n,) fp32."""
+        ...
