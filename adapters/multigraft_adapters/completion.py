@@ -77,7 +77,8 @@ class Draft:
             self._noted.add("method.name")
             return
         self._put(part, "name", method.name, CONFIG_FILE, "method.")
-        parameters = part.setdefault("parameters", {})
+        _fill(part, "parameters", {})
+        parameters = part["parameters"]
         if config is None or not isinstance(parameters, dict):
             return
         for name, value in method.describe(config).items():
@@ -96,10 +97,20 @@ class Draft:
             self._problems.append(f"max_length: {max_length} is more than the base's {spec.max_length}")
 
     def wanted_head(self, kind: HeadKind) -> HeadSpec:
-        """The head as it is asked for; one that is malformed, which `finish` refuses, is read as if not given."""
+        """The head as it is asked for; one that is malformed is a problem, and read as if not given.
+
+        Reading it finds the labels missing, where they are.
+        """
+        if not self._values.get("id2label"):
+            self._noted.add("the manifest")
         try:
-            return HeadSpec.model_validate_json(canonical_json(self._part("head")))
-        except ValidationError:
+            return HeadSpec.model_validate_json(canonical_json(self._values["head"]))
+        except ValidationError as error:
+            self._noted.add("head")
+            self._problems += [
+                f"{MANIFEST_FILE}: {'.'.join(map(str, ('head', *problem['loc'])))}: {problem['msg']}"
+                for problem in error.errors()
+            ]
             return HeadSpec(kind=kind.kind)
 
     def settle_head(self, head: HeadSpec) -> None:
@@ -125,13 +136,14 @@ class Draft:
         try:
             return Manifest.model_validate_json(canonical_json(self._values))
         except ValidationError as error:
-            known = tuple(f"{MANIFEST_FILE}: {field}" for field in self._noted)
+            known = tuple(f"{MANIFEST_FILE}: {field}{end}" for field in self._noted for end in ":.")
             self._problems += [text for text in manifest_problems(error) if not text.startswith(known)]
             return None
 
     def _part(self, name: str) -> dict[str, Any]:
         """The object at a top-level field; one that is not an object is left for `finish` to refuse."""
-        part = self._values.setdefault(name, {})
+        _fill(self._values, name, {})
+        part = self._values[name]
         return part if isinstance(part, dict) else {}
 
     def _put(self, where: dict[str, Any], field: str, value: Any, source: str, prefix: str = "") -> None:
