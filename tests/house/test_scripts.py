@@ -35,9 +35,7 @@ def test_a_script_sets_up_first(name: str) -> None:
 
 
 def test_the_test_script_checks_first_and_the_check_sets_up() -> None:
-    assert re.search(
-        r"\nscripts/check\n.*-m pytest", (ROOT / "scripts" / "test").read_text("utf-8"), re.DOTALL
-    )
+    assert re.search(r"\nscripts/check\n.*-m pytest", (ROOT / "scripts" / "test").read_text("utf-8"), re.DOTALL)
 
 
 def test_ci_runs_the_test_script_and_nothing_else() -> None:

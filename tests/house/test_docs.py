@@ -1,0 +1,139 @@
+"""The documentation names what exists: commands and options, settings, routes, error codes, metrics."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from multigraft_adapters.errors import MultigraftError
+from multigraft_server import gauges
+from multigraft_server.api.problems import PROBLEMS
+from multigraft_server.app import ROUTERS
+from multigraft_server.metrics import Metrics
+from multigraft_server.settings import ServerSettings
+from multigraft_training.recipe import Recipe
+from tests.house.tree import ROOT
+
+COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"][
+    "multigraft.commands"
+]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def test_cli_md_has_a_section_for_each_command_and_no_other() -> None:
+    assert COMMANDS
+    assert set(re.findall(r"^## `multigraft ([\w-]+)`$", page("cli.md"), re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_cli_md_names_every_option_of_a_command(name: str) -> None:
+    section = page("cli.md").split(f"\n## `multigraft {name}`\n")[1].split("\n## ")[0]
+    options = [option for parameter in command(name).params for option in parameter.opts if option[0] == "-"]
+    assert options
+    assert not [option for option in options if f"`{option}" not in section]
+
+
+def test_settings_md_names_every_setting() -> None:
+    assert set(rows("settings.md")) == set(ServerSettings.model_fields)
+
+
+def test_training_md_names_every_field_of_a_recipe() -> None:
+    fields = set(fields_of(Recipe))
+    assert len(fields) > 10
+    assert {name for name in rows("training.md") if not name.startswith("text-")} == fields
+
+
+def test_http_md_names_every_route() -> None:
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    assert routes
+    served = {f"{method} {plain(route.path)}" for route in routes for method in route.methods or ()}
+    assert set(rows("http.md")) == served
+
+
+def test_errors_md_names_every_code_with_its_status() -> None:
+    kinds: list[type[MultigraftError]] = [MultigraftError, *below(MultigraftError)]
+    assert len(kinds) > 10
+    told = rows("errors.md")
+    assert set(told) == {kind.code for kind in kinds}
+    statuses = {kind.code: PROBLEMS[kind].status for kind in kinds if kind in PROBLEMS}
+    over_http = {code: int(row) for code, row in told.items() if int(row) >= 400}
+    assert over_http
+    assert over_http == {code: statuses[code] for code in over_http}
+
+
+def test_metrics_md_names_every_metric() -> None:
+    names = set(counted()) | set(read_off())
+    assert len(names) > 10
+    assert set(rows("metrics.md")) == names
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_links_of_a_page_lead_somewhere(document: Path) -> None:
+    links = LINK.findall(document.read_text("utf-8"))
+    assert not [link for link in links if not (document.parent / link).exists()]
+
+
+def page(name: str) -> str:
+    """The text of a page of docs/."""
+    return (ROOT / "docs" / name).read_text("utf-8")
+
+
+def rows(name: str) -> dict[str, str]:
+    """The rows of a page's tables whose first cell is code: that code -> the second cell."""
+    return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", page(name).replace("| |", "|  |"), re.MULTILINE))
+
+
+def plain(path: str) -> str:
+    """A route's path without the converters of its parameters."""
+    return re.sub(r":\w+}", "}", path)
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The names of a model's fields, those of its parts with dots."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from fields_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def command(name: str) -> click.Command:
+    """The click command that an entry point names."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def below(kind: type[MultigraftError]) -> Iterator[type[MultigraftError]]:
+    """Every class derived from `kind`."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from below(child)
+
+
+def counted() -> Iterator[str]:
+    """The names of the counters and histograms, as they are scraped."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    for family in registry.collect():
+        yield f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def read_off() -> Iterator[str]:
+    """The names of the gauges, which exist only at a scrape: they are literals of their module."""
+    tree = ast.parse(Path(gauges.__file__).read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"(multigraft_|vllm:)[a-z_]+", str(node.value)):
+            yield str(node.value)
