@@ -93,7 +93,7 @@ def _make_parts(
 ) -> Parts:
     tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
     leases = Leases()
-    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels))
+    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels, base.spec.name))
     return Parts(
         settings=settings,
         spec=base.spec,

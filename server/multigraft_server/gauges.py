@@ -23,8 +23,11 @@ class HasSnapshot(Protocol):
 class StateCollector:
     """A collector for `CollectorRegistry.register`: builds the gauges anew at each scrape."""
 
-    def __init__(self, engine: HasSnapshot, leases: Leases, registry: Registry, labels: TaskLabels) -> None:
+    def __init__(
+        self, engine: HasSnapshot, leases: Leases, registry: Registry, labels: TaskLabels, base_name: str
+    ) -> None:
         self._engine = engine
+        self._base_name = base_name
         self._leases = leases
         self._registry = registry
         self._labels = labels
@@ -43,7 +46,7 @@ class StateCollector:
         yield _gauge("vllm:num_requests_running", "Rows running", state.running)
         yield _gauge("vllm:num_requests_waiting", "Requests waiting", state.waiting)
         yield _gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", _kv_share(state))
-        yield _lora_requests(state)
+        yield _lora_requests(state, self._base_name)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -72,13 +75,15 @@ def _task_info(tasks: list[Task], labels: TaskLabels) -> GaugeMetricFamily:
     return family
 
 
-def _lora_requests(state: EngineSnapshot) -> GaugeMetricFamily:
+def _lora_requests(state: EngineSnapshot, base_name: str) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "vllm:lora_requests_info",
         "When this was true (Unix seconds), for routers that know vLLM",
         labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
     )
-    running, waiting = (",".join(sorted(part)) for part in (state.running_by_task, state.waiting_by_task))
+    running, waiting = (
+        ",".join(sorted(set(tasks) - {base_name})) for tasks in (state.running_by_task, state.waiting_by_task)
+    )
     family.add_metric([str(state.num_slots), running, waiting], time.time())
     return family
 

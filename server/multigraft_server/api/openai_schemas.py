@@ -53,6 +53,9 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TextOrTokens = (
+    str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+)
 
 
 class OpenAIBody(BaseModel):
@@ -159,13 +162,13 @@ class ChatBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """`POST /v1/completions`."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | list[TokenIds]
+    prompt: TextOrTokens
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 class EmbeddingBody(OpenAIBody):
     """`POST /v1/embeddings`."""
 
-    input: str | TokenIds | Annotated[list[str], Field(min_length=1)] | list[TokenIds]
+    input: TextOrTokens
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None

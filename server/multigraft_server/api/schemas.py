@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from multigraft_adapters.registry import PRODUCTION
 
@@ -65,12 +65,15 @@ class AliasBody(Body):
     """Where an alias is to point. `weights`, a split, is not served yet."""
 
     version: Annotated[int, Field(ge=1)] | None = None
-    weights: dict[str, float] | None = None
+    weights: Any = None
+
+    @field_validator("weights")
+    @classmethod
+    def _refuse_weights(cls, weights: Any) -> None:
+        raise ValueError('an alias cannot be split by weights yet: give {"version": n}')
 
     @model_validator(mode="after")
     def _names_a_version(self) -> Self:
-        if self.weights is not None:
-            raise ValueError('an alias cannot be split by weights: give {"version": n}')
         if self.version is None:
             raise ValueError('give {"version": n}')
         return self

@@ -1,0 +1,73 @@
+"""Adapters for the server's tests: small random LoRAs, as a foreign PEFT would save them, with a manifest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE
+from multigraft_adapters.bases import BaseSpec
+
+LABELS = ("billing", "shipping", "other")
+PEFT_TYPES = {
+    "text-classification": "SEQ_CLS",
+    "text-generation": "CAUSAL_LM",
+    "feature-extraction": "FEATURE_EXTRACTION",
+}
+HEADS: dict[str, dict[str, Any]] = {
+    "text-classification": {"kind": "classification", "activation": "softmax"},
+    "text-generation": {"kind": "generation"},
+    "feature-extraction": {"kind": "embedding", "pooling": "mean", "normalize": True},
+}
+
+
+def adapter_files(
+    spec: BaseSpec, task_type: str, *, seed: int = 0, rank: int = 2, **manifest: Any
+) -> dict[str, bytes]:
+    """The three files of an adapter on attention projections, large enough to change every answer."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    has_prefix = task_type != "feature-extraction"
+    prefix = f"base_model.model.{spec.backbone_prefix}." if has_prefix else "base_model.model."
+    for path, shape in spec.targets.items():
+        if path.endswith(_modules(spec)):
+            tensors[f"{prefix}{path}.lora_A.weight"] = torch.randn(rank, shape.in_features, generator=generator)
+            tensors[f"{prefix}{path}.lora_B.weight"] = torch.randn(shape.out_features, rank, generator=generator)
+    if task_type == "text-classification":
+        tensors |= _head(spec, generator)
+    declared = {
+        "schema_version": 1,
+        "task_type": task_type,
+        "head": HEADS[task_type],
+        "method": {"name": "lora"},
+        "base": {"fingerprint": spec.fingerprint},
+        **({"id2label": dict(enumerate(LABELS))} if task_type == "text-classification" else {}),
+        **manifest,
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": PEFT_TYPES[task_type],
+        "r": rank,
+        "lora_alpha": 2,
+        "target_modules": list(_modules(spec)),
+    }
+    return {
+        CONFIG_FILE: json.dumps(config).encode(),
+        TENSORS_FILE: safetensors.torch.save(tensors, metadata={"format": "pt"}),
+        MANIFEST_FILE: json.dumps(declared).encode(),
+    }
+
+
+def _modules(spec: BaseSpec) -> tuple[str, ...]:
+    return ("query", "value") if spec.family == "encoder" else ("q_proj", "v_proj")
+
+
+def _head(spec: BaseSpec, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    name = "base_model.model." + ("classifier" if spec.family == "encoder" else "score")
+    head = {f"{name}.weight": torch.randn(len(LABELS), spec.hidden_size, generator=generator)}
+    if spec.family == "encoder":
+        head[f"{name}.bias"] = torch.randn(len(LABELS), generator=generator)
+    return head
