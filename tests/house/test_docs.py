@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_the_links_of_a_page_lead_somewhere(document: Path) -> None:
     assert not [link for link in links if not (document.parent / link).exists()]
 
 
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_commands_that_a_page_shows_can_be_typed(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, arguments in shown_commands(document.read_text("utf-8")):
+        assert name in COMMANDS
+        for argument in arguments:
+            if argument.startswith("runs/") and argument.endswith("/adapter"):
+                Path(argument).mkdir(parents=True, exist_ok=True)  # what a training run leaves behind
+        command(name).make_context(name, arguments)  # raises for an unknown option or a missing argument
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(list(shown_commands((ROOT / "README.md").read_text("utf-8")))) > 5
+
+
 def page(name: str) -> str:
     """The text of a page of docs/."""
     return (ROOT / "docs" / name).read_text("utf-8")
@@ -97,6 +115,18 @@ def rows(name: str) -> dict[str, str]:
 def plain(path: str) -> str:
     """A route's path without the converters of its parameters."""
     return re.sub(r":\w+}", "}", path)
+
+
+def shown_commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each `multigraft COMMAND ...`, also behind a script, in the shell blocks of a page: name and arguments."""
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.split(" < ")[0], comments=True)
+            words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+            if words[:1] == ["multigraft"]:
+                yield words[1], words[2:]
+            elif words and words[0] in ("scripts/serve", "scripts/demo"):
+                yield words[0].removeprefix("scripts/"), words[1:]
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
