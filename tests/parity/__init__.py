@@ -1,0 +1,1 @@
+"""Parity: what the server answers over HTTP is what PEFT computes."""
