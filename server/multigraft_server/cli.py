@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, ServerSettings, load_settings
 
 
@@ -55,17 +56,15 @@ def serve(config: Path | None, **options: Any) -> None:
 
 
 def _serve(settings: ServerSettings) -> None:
-    # NOTE: torch and transformers take seconds to import: only a server that starts pays for them.
-    from multigraft_adapters.bases import check_data_dir
-    from multigraft_server.assemble import assemble
-    from multigraft_server.serving import bind, run, url_of
-
     started = time.monotonic()
-    check_data_dir(settings.data_dir)
-    with bind(settings.host, settings.port) as bound, assemble(settings) as app:
+    with bind(settings.host, settings.port) as bound:
+        # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
+        from multigraft_server.assemble import assemble
 
-        def announce() -> None:
-            name, seconds = app.state.parts.spec.name, time.monotonic() - started
-            click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
+        with assemble(settings) as app:
 
-        run(app, settings, bound, announce)
+            def announce() -> None:
+                name, seconds = app.state.parts.spec.name, time.monotonic() - started
+                click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
+
+            run(app, settings, bound, announce)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -40,7 +41,7 @@ def url_of(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which tells when it is ready to answer."""
+    """uvicorn, which tells when it is ready to answer, and which a signal ends without an error."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -50,6 +51,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and not self.should_exit:
             self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets running answers end, the second one does not wait for them."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def run(app: ASGIApp, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> None:

@@ -53,7 +53,7 @@ def encoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def serve(load_tiny: LoadTiny, tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server of one's own: `serve(engine=..., **settings)`, over a tiny Llama."""
+    """Starts a server of one's own over a tiny Llama: `serve(engine=..., pause_seconds=..., **settings)`."""
     with ExitStack() as stack:
 
         def start(model_type: str = "llama", **settings: Any) -> Served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from multigraft_adapters.bases import Base, BaseSpec
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import Store
 from multigraft_adapters.verify import VerifiedAdapter, load
-from multigraft_server.answers import Engine
 from multigraft_server.app import create_app
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.settings import EngineSettings
@@ -102,12 +102,31 @@ def listening(app: FastAPI) -> Iterator[str]:
         assert not thread.is_alive(), "the server did not end"
 
 
+class SlowSteps(Metrics):
+    """Metrics that hold the engine's thread up after each step, so that a test can act between two steps."""
+
+    def __init__(self, pause_seconds: float, max_task_labels: int) -> None:
+        super().__init__(CollectorRegistry(), max_task_labels=max_task_labels)
+        self._pause_seconds = pause_seconds
+
+    def step(self, **told: Any) -> None:
+        super().step(**told)
+        time.sleep(self._pause_seconds)
+
+
 @contextmanager
-def serving(base: Base, data_dir: Path, *, engine: Engine | None = None, **settings: Any) -> Iterator[Served]:
-    """A server over a base: with the real engine, unless another one is given."""
+def serving(
+    base: Base,
+    data_dir: Path,
+    *,
+    engine: EngineSettings | None = None,
+    pause_seconds: float = 0.0,
+    **settings: Any,
+) -> Iterator[Served]:
+    """A server over a base, on the real engine; each of its steps may be followed by a pause."""
     registry = Registry.open(data_dir, base.spec.name)
     store = Store(data_dir / "store")
-    metrics = Metrics(CollectorRegistry(), max_task_labels=settings.get("max_task_labels", 100))
+    metrics = SlowSteps(pause_seconds, settings.get("max_task_labels", 100))
 
     def fetch(digest: str) -> VerifiedAdapter:
         return load(store.get(digest), digest, base.spec)
@@ -115,7 +134,7 @@ def serving(base: Base, data_dir: Path, *, engine: Engine | None = None, **setti
     app = create_app(
         settings=ServerSettings(data_dir=data_dir, **settings),
         base=base,
-        engine=engine or build_engine(base, EngineSettings(), fetch, metrics),
+        engine=build_engine(base, engine or EngineSettings(), fetch, metrics),
         registry=registry,
         store=store,
         metrics=metrics,

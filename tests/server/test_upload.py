@@ -66,7 +66,7 @@ def test_a_foreign_adapter_is_accepted_with_a_declaration(served: Served) -> Non
     assert {entry["label"] for entry in answer} == {"x", "y", "z"}
 
 
-SPOILED: dict[str, tuple[Callable[[Files], None], str]] = {
+SPOILED: dict[str, tuple[Callable[[Files], object], str]] = {
     "a pickle": (lambda files: files.update({"adapter_model.bin": b"\x80\x04"}), "pickle"),
     "a path": (lambda files: files.update({"../../evil": b""}), "plain file name"),
     "a spare file": (lambda files: files.update({"README.md": b"hello"}), "README.md"),

@@ -59,6 +59,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.AdapterLoadError: _SERVER,
     errors.StepFailedError: _SERVER,
     errors.IntegrityError: _SERVER,
+    errors.TrainingFailedError: _SERVER,
     errors.SetupError: _SERVER,
     errors.BaseNotFoundError: _SERVER,
     errors.UnsupportedBaseError: _SERVER,

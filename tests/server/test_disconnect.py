@@ -1,0 +1,122 @@
+"""A client that goes away frees its row within a step, whatever it had asked for."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from multigraft_server.engine.settings import EngineSettings
+from tests.server.conftest import Serve
+from tests.server.running import Served
+from tests.server.test_bodies import connected
+
+PAUSE_SECONDS = 0.05
+TOKENS = 200
+MESSAGES = [{"role": "user", "content": "hello"}]
+LONG: dict[str, Any] = {"model": "tiny-llama", "max_tokens": TOKENS, "ignore_eos": True}
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a chat": ("/v1/chat/completions", {**LONG, "messages": MESSAGES}),
+    "a streamed chat": ("/v1/chat/completions", {**LONG, "messages": MESSAGES, "stream": True}),
+    "completions": ("/v1/completions", {**LONG, "prompt": ["a", "b"]}),
+    "streamed completions": ("/v1/completions", {**LONG, "prompt": ["a", "b"], "stream": True}),
+    "a prediction": ("/v1/tasks/style/predict", {"inputs": "a", "parameters": {"max_new_tokens": TOKENS}}),
+    "a streamed prediction": (
+        "/v1/tasks/style/predict",
+        {"inputs": "a", "parameters": {"max_new_tokens": TOKENS}, "stream": True},
+    ),
+    "a fan-out": (
+        "/v1/predict",
+        {"inputs": "a", "tasks": ["style", "style@1"], "parameters": {"max_new_tokens": TOKENS}},
+    ),
+}
+
+
+@pytest.fixture
+def served(serve: Serve) -> Served:
+    started = serve(pause_seconds=PAUSE_SECONDS)
+    started.add("style", "text-generation", seed=3)
+    return started
+
+
+def send(connection: socket.socket, path: str, body: dict[str, Any]) -> None:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
+    connection.sendall(f"{head}\r\n\r\n".encode() + content)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_client_that_goes_away_frees_its_rows_within_a_step(served: Served, asked: str) -> None:
+    engine, leases = served.parts.engine, served.parts.leases
+    with connected(served) as connection:
+        send(connection, *ASKED[asked])
+        wait_for(lambda: engine.snapshot().running > 0 and engine.snapshot().steps > 2)
+        assert leases.total > 0
+    left_at = engine.snapshot().steps
+    wait_for(lambda: engine.snapshot().running == 0 and leases.total == 0)
+    assert engine.snapshot().steps - left_at <= 3  # the step that ran, and one that had begun before the news
+    leases.check_integrity()
+    assert sum(served.counted(task=task, outcome="cancelled") for task in ("tiny-llama", "style")) >= 1
+
+
+def test_a_client_that_goes_away_while_it_waits_in_the_queue_never_runs(serve: Serve) -> None:
+    served = serve(pause_seconds=PAUSE_SECONDS, engine=EngineSettings(max_running_rows=1))
+    engine = served.parts.engine
+    with connected(served) as first:
+        send(first, *ASKED["a chat"])
+        wait_for(lambda: engine.snapshot().running == 1)
+        with connected(served) as second:
+            send(second, *ASKED["a streamed chat"])
+            wait_for(lambda: engine.snapshot().waiting == 1)
+        wait_for(lambda: engine.snapshot().waiting == 0)
+        assert engine.snapshot().running == 1
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_again(serve: Serve) -> None:
+    served = serve(pause_seconds=PAUSE_SECONDS, engine=EngineSettings(max_waiting_requests=1))
+    with connected(served) as first:
+        send(first, *ASKED["a chat"])
+        wait_for(lambda: served.parts.engine.snapshot().running == 1)
+        for path, body in (ASKED["a chat"], ASKED["a streamed chat"]):
+            refused = served.post(path, body)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["code"] == "overloaded"
+        several = served.post("/v1/completions", {**LONG, "prompt": ["a", "b", "c"]})
+        assert several.status_code == 503
+        assert served.parts.leases.total == 1
+    assert served.counted(task="tiny-llama", outcome="unavailable") == 3
+
+
+def test_a_request_that_takes_too_long_is_a_504_and_a_stream_ends_with_an_error(serve: Serve) -> None:
+    served = serve(pause_seconds=PAUSE_SECONDS, request_timeout_seconds=0.5)
+    whole = served.post(*ASKED["a chat"])
+    streamed = served.post(*ASKED["a streamed chat"])
+    assert whole.status_code == 504
+    assert whole.json()["error"]["code"] == "deadline_exceeded"
+    last = [line for line in streamed.text.splitlines() if line][-1]
+    assert streamed.status_code == 200
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+    assert served.counted(task="tiny-llama", outcome="deadline") == 2
+
+
+def test_a_server_that_stops_ends_its_streams_with_an_error(serve: Serve) -> None:
+    served = serve(pause_seconds=PAUSE_SECONDS)
+    path, body = ASKED["a streamed chat"]
+    with served.http.stream("POST", path, json=body) as response:
+        lines = (line for line in response.iter_lines() if line)
+        next(lines)
+        served.parts.engine.stop()
+        last = list(lines)[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
