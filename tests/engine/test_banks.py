@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from multigraft_adapters.methods.lora import LoraPair, apply_lora
-from multigraft_server.engine.banks import LoraBank, prepare_pair
-from multigraft_server.engine.context import Group, LoraGroup, LoraStep, plan_lora
-from multigraft_server.engine.rank_space import RankSpace
+from multigraft_server.engine.banks.columns import ColumnSpace
+from multigraft_server.engine.banks.low_rank import (
+    ColumnGroup,
+    ColumnStep,
+    LowRankBank,
+    plan_columns,
+)
+from multigraft_server.engine.methods.prepared import PreparedPair, prepare_pair
+from multigraft_server.engine.plan import Group
 
 CPU = torch.device("cpu")
 # bf16 keeps 8 bits of mantissa: two products of sums of 24 terms differ by a few of its steps.
@@ -25,13 +31,17 @@ def make_pair(rank: int, seed: int) -> LoraPair:
     )
 
 
-def filled_bank(pairs: dict[int, LoraPair], dtype: torch.dtype) -> tuple[LoraBank, RankSpace]:
-    ranks = RankSpace(4)
-    bank = LoraBank(IN, OUT, ranks.capacity, CPU, dtype)
+def prepared(pair: LoraPair, dtype: torch.dtype) -> PreparedPair:
+    return prepare_pair(pair.a, pair.b, pair.scaling, dtype)
+
+
+def filled_bank(pairs: dict[int, LoraPair], dtype: torch.dtype) -> tuple[LowRankBank, ColumnSpace]:
+    ranks = ColumnSpace(4)
+    bank = LowRankBank(IN, OUT, ranks.capacity, CPU, dtype)
     for slot, pair in pairs.items():
         columns = ranks.allocate(slot, pair.rank)
         bank.grow(ranks.capacity)
-        bank.write(columns, prepare_pair(pair, dtype))
+        bank.write(columns, prepared(pair, dtype))
     return bank, ranks
 
 
@@ -42,7 +52,7 @@ def test_mixed_ranks_in_one_product_equal_the_reference_of_each(dtype: torch.dty
     groups = [Group(0, 0, 3), Group(1, 3, 4), Group(2, 4, 9), Group(3, 9, 11)]
     x = torch.randn(11, IN, generator=torch.Generator().manual_seed(0)).to(dtype)
     y = torch.zeros(11, OUT, dtype=dtype)
-    step = plan_lora(groups, ranks, CPU, dtype)
+    step = plan_columns(groups, ranks, CPU, dtype)
     assert step is not None and step.mask is not None
     bank.add_to(y, x, step)
     assert torch.equal(y[:3], torch.zeros(3, OUT, dtype=dtype)), "base tokens were touched"
@@ -54,7 +64,7 @@ def test_mixed_ranks_in_one_product_equal_the_reference_of_each(dtype: torch.dty
 
 def test_the_masked_product_equals_its_slow_twin() -> None:
     bank, ranks = filled_bank({1: make_pair(3, 1), 2: make_pair(6, 2)}, torch.float32)
-    step = plan_lora([Group(1, 0, 4), Group(2, 4, 6)], ranks, CPU, torch.float32)
+    step = plan_columns([Group(1, 0, 4), Group(2, 4, 6)], ranks, CPU, torch.float32)
     assert step is not None and step.mask is not None
     x = torch.randn(6, IN, generator=torch.Generator().manual_seed(0))
     fast, slow = torch.zeros(6, OUT), torch.zeros(6, OUT)
@@ -63,16 +73,16 @@ def test_the_masked_product_equals_its_slow_twin() -> None:
     torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-6)
 
 
-def test_a_step_of_base_tokens_has_no_lora_work() -> None:
+def test_a_step_of_base_tokens_has_no_product_to_add() -> None:
     _, ranks = filled_bank({1: make_pair(3, 1)}, torch.float32)
-    assert plan_lora([Group(0, 0, 9)], ranks, CPU, torch.float32) is None
+    assert plan_columns([Group(0, 0, 9)], ranks, CPU, torch.float32) is None
 
 
 def test_large_steps_are_computed_group_by_group() -> None:
     _, ranks = filled_bank({1: make_pair(16, 1), 2: make_pair(16, 2)}, torch.float32)
-    step = plan_lora([Group(1, 0, 1000), Group(2, 1000, 2000)], ranks, CPU, torch.float32)
-    assert step == LoraStep(
-        0, (LoraGroup(0, 1000, range(16)), LoraGroup(1000, 2000, range(16, 32))), range(32), None
+    step = plan_columns([Group(1, 0, 1000), Group(2, 1000, 2000)], ranks, CPU, torch.float32)
+    assert step == ColumnStep(
+        0, (ColumnGroup(0, 1000, range(16)), ColumnGroup(1000, 2000, range(16, 32))), range(32), None
     )
 
 
@@ -81,10 +91,10 @@ def test_a_slot_that_is_written_again_keeps_nothing_of_what_was_there() -> None:
     ranks.free(1)
     pair = make_pair(4, 9)
     columns = ranks.allocate(1, 8)
-    bank.write(columns, prepare_pair(pair, torch.float32))
+    bank.write(columns, prepared(pair, torch.float32))
     x = torch.randn(2, IN, generator=torch.Generator().manual_seed(0))
     y = torch.zeros(2, OUT)
-    step = plan_lora([Group(1, 0, 2)], ranks, CPU, torch.float32)
+    step = plan_columns([Group(1, 0, 2)], ranks, CPU, torch.float32)
     assert step is not None
     bank.add_to(y, x, step)
     torch.testing.assert_close(y, apply_lora(x, pair), atol=1e-5, rtol=1e-5)

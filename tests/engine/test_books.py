@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from multigraft_adapters.errors import IntegrityError
+from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.kv_table import KVRow, KVTable
-from multigraft_server.engine.rank_space import RankSpace
 from multigraft_server.engine.slots import SlotTable
 
 DIGESTS = [f"digest-{index}" for index in range(6)]
@@ -105,7 +105,7 @@ def test_an_empty_kv_slab_is_carved_anew() -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=40))
 def test_rank_columns_never_overlap_and_grow_when_needed(operations: list[tuple[int, int]]) -> None:
-    ranks = RankSpace(16)
+    ranks = ColumnSpace(16)
     for slot, width in operations:
         ranks.free(slot)
         columns = ranks.allocate(slot, width)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multigraft_adapters.verify import VerifiedAdapter
-
 from multigraft_adapters.bases import Base
+from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostTier
@@ -14,14 +13,10 @@ from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.observer import Observer, SilentObserver
-from multigraft_server.engine.rank_space import RankSpace
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.scheduler import Scheduler, StepLimits
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.engine.slots import SlotTable
-
-USUAL_RANK = 16
-"""Columns that the banks start with, per slot; they grow when adapters need more."""
 
 
 def build_engine(
@@ -37,18 +32,17 @@ def build_engine(
     """
     observer = observer or SilentObserver()
     kv_table, kv = _kv(base, settings)
-    ranks = RankSpace(settings.slots * USUAL_RANK)
-    runner = Runner(base, kv, ranks)
+    runner = Runner(base, kv, settings.slots)
     loop = EngineLoop(settings)
     host = HostTier(
         fetch,
         loop.deliver,
-        dtype=runner.dtype,
+        frozen=runner.frozen,
         budget_bytes=settings.host_bytes,
         retry_s=settings.retry_load_s,
         observer=observer,
     )
-    device = DeviceTier(runner.layers, ranks, runner.device, runner.dtype, observer)
+    device = DeviceTier(runner.banks, runner.device, observer)
     scheduler = Scheduler(_limits(settings), SlotTable(settings.slots), kv_table, base.eos_token_ids)
     loop.attach(Engine(scheduler, runner, host, device, observer))
     return loop

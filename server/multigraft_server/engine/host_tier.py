@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from multigraft_adapters.verify import VerifiedAdapter
-
 from multigraft_adapters.errors import AdapterLoadError, IntegrityError, MultigraftError
 from multigraft_adapters.heads import Head
-from multigraft_server.engine.banks import PreparedPair, prepare_pair
+from multigraft_adapters.verify import VerifiedAdapter
+from multigraft_server.engine.methods import prepare
+from multigraft_server.engine.methods.frozen import FrozenModules
+from multigraft_server.engine.methods.prepared import PreparedDelta
 from multigraft_server.engine.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
 class HostAdapter:
-    """An adapter ready to be placed: its pairs in the banks' layout and dtype, and its head."""
+    """An adapter ready to be placed: its delta in the banks' layout and dtype, and its head."""
 
     digest: str
-    pairs: Mapping[str, PreparedPair]
+    delta: PreparedDelta
     head: Head
 
     @property
-    def width(self) -> int:
-        """The columns that it takes in the banks: its largest rank."""
-        return max((pair.a.shape[0] for pair in self.pairs.values()), default=0)
-
-    @property
     def num_bytes(self) -> int:
-        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        return self.delta.nbytes + self.head.nbytes
 
 
 class HostTier:
@@ -49,14 +44,14 @@ class HostTier:
         fetch: Callable[[str], VerifiedAdapter],
         deliver: Callable[[str, HostAdapter | MultigraftError], None],
         *,
-        dtype: torch.dtype,
+        frozen: FrozenModules,
         budget_bytes: int,
         retry_s: float,
         observer: Observer,
     ) -> None:
         self._fetch = fetch
         self._deliver = deliver
-        self._dtype = dtype
+        self._frozen = frozen
         self._budget_bytes = budget_bytes
         self._retry_s = retry_s
         self._observer = observer
@@ -120,7 +115,7 @@ class HostTier:
         started = time.monotonic()
         result: HostAdapter | MultigraftError
         try:
-            result = _prepare(self._fetch(digest), self._dtype)
+            result = _prepared(self._fetch(digest), self._frozen)
         except MultigraftError as error:
             result = AdapterLoadError(f"adapter {digest} cannot be loaded: {error.message}")
         except Exception as error:
@@ -146,6 +141,5 @@ class HostTier:
             self._observer.eviction(tier="host")
 
 
-def _prepare(adapter: VerifiedAdapter, dtype: torch.dtype) -> HostAdapter:
-    pairs = {path: prepare_pair(pair, dtype) for path, pair in adapter.delta.pairs.items()}
-    return HostAdapter(adapter.digest, pairs, adapter.head)
+def _prepared(adapter: VerifiedAdapter, frozen: FrozenModules) -> HostAdapter:
+    return HostAdapter(adapter.digest, prepare(adapter.delta, frozen), adapter.head)

@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from multigraft_adapters.bases import LinearShape
-from multigraft_server.engine.banks import LoraBank
+from multigraft_server.engine.banks.low_rank import LowRankBank
 from multigraft_server.engine.context import StepContext
 
 
 class DeltaLinear(nn.Module):
     """A frozen linear module (`nn.Linear` or `Conv1D`) plus the delta of each token's slot.
 
-    Swapping an adapter writes into `bank`; the module tree never changes. `bank` is None until the first
-    adapter with a delta here is placed.
+    Swapping an adapter writes into the banks; the module tree never changes. Each is None until the first
+    adapter that needs it here is placed.
     """
 
     def __init__(self, base: nn.Module, shape: LinearShape, context: StepContext) -> None:
         super().__init__()
         self.base = base
         self.shape = shape
-        self.bank: LoraBank | None = None
+        self.low_rank: LowRankBank | None = None
         self._context = context
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         y: Tensor = self.base(x)
-        step = self._context.lora
-        if step is not None and self.bank is not None:
-            self.bank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step)
+        step = self._context.delta
+        if step is not None and self.low_rank is not None and step.low_rank is not None:
+            self.low_rank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step.low_rank)
         return y
 
 

@@ -69,6 +69,15 @@ class PlannedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Adjacent tokens (or pooled rows) start..stop of one slot."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """A slot that must be written before the step runs; `evicted` is what was in it."""
 

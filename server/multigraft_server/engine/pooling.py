@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multigraft_adapters.manifest import Pooling
-from multigraft_server.engine.context import Group
+from multigraft_server.engine.plan import Group
 
 
 @dataclass(frozen=True, slots=True)

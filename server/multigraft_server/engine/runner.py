@@ -18,13 +18,14 @@ from multigraft_server.engine.attention import (
     DecodeGroup,
     WholeRow,
 )
-from multigraft_server.engine.context import Group, StepContext, plan_lora
+from multigraft_server.engine.banks.banks import Banks
+from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
-from multigraft_server.engine.layers import DeltaLinear, wrap_linears
-from multigraft_server.engine.plan import PlannedRow, StepPlan
+from multigraft_server.engine.layers import wrap_linears
+from multigraft_server.engine.methods.frozen import FrozenModules
+from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
-from multigraft_server.engine.rank_space import RankSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,15 @@ class _Decode:
 class Runner:
     """Owns the wrapped backbone. The base's modules are replaced once, here; nothing else touches them."""
 
-    def __init__(self, base: Base, kv: KVCache | None, ranks: RankSpace) -> None:
+    def __init__(self, base: Base, kv: KVCache | None, num_slots: int) -> None:
         self.context = StepContext()
-        self.layers: dict[str, DeltaLinear] = wrap_linears(base.model, base.spec.targets, self.context)
         self.device: torch.device = base.model.device
-        self.dtype: torch.dtype = base.model.dtype
+        linears = wrap_linears(base.model, base.spec.targets, self.context)
+        self.banks = Banks(linears, num_slots, self.device, base.model.dtype)
+        self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
         self._traits = traits_of(base.spec.model_type)
         self._kv = kv
-        self._ranks = ranks
         self._pooler = _detach_pooler(base.model)
         base.model.set_attn_implementation(ATTENTION_NAME)
 
@@ -53,7 +54,7 @@ class Runner:
         """The hidden states of the plan's tokens, (tokens, hidden), in the plan's order."""
         attention = self._attention(plan.rows)
         groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
-        with self.context.step(plan_lora(groups, self._ranks, self.device, self.dtype)):
+        with self.context.step(self.banks.plan(groups)):
             output = self._base.model(**self._inputs(plan.rows), use_cache=False, attention_step=attention)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -67,7 +68,7 @@ class Runner:
     def base_pooler(self, first: Tensor, groups: Sequence[Group]) -> Tensor:
         """The base's own pooler over first states (rows, hidden), with each row's delta on it."""
         assert self._pooler is not None  # verification refuses such heads on bases without a pooler
-        with self.context.step(plan_lora(groups, self._ranks, self.device, self.dtype)):
+        with self.context.step(self.banks.plan(groups)):
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
 

@@ -1,14 +1,14 @@
-"""Where in the banks each slot's ranks lie: contiguous columns, as many as the adapter's own rank."""
+"""Where in a kind of banks each slot's columns lie: contiguous, as many as the adapter itself needs."""
 
 from __future__ import annotations
 
 from multigraft_adapters.errors import IntegrityError
 
 
-class RankSpace:
-    """Columns shared by all LoRA banks: a slot has the same columns in each of them.
+class ColumnSpace:
+    """Columns shared by all banks of one kind: a slot has the same columns at each module.
 
-    Ranks are not padded to the largest one: an adapter of rank 4 takes 4 columns beside one of rank 64.
+    Nothing is padded to the largest: an adapter of rank 4 takes 4 columns beside one of rank 64.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -16,13 +16,13 @@ class RankSpace:
         self._columns: dict[int, range] = {}
 
     def columns(self, slot: int) -> range:
-        """The slot's columns; empty for the base and for slots without a LoRA."""
+        """The slot's columns; empty for the base and for slots without a delta of this kind."""
         return self._columns.get(slot, range(0))
 
     def allocate(self, slot: int, width: int) -> range:
         """Give the slot the first gap that is wide enough; grows `capacity` where there is none."""
         if slot in self._columns:
-            raise IntegrityError(f"slot {slot} has ranks already")
+            raise IntegrityError(f"slot {slot} has columns already")
         start = self._first_gap(width)
         self.capacity = max(self.capacity, start + width)
         self._columns[slot] = range(start, start + width)
@@ -36,7 +36,7 @@ class RankSpace:
         """Raise IntegrityError when two slots share a column or one lies outside."""
         taken = [column for columns in self._columns.values() for column in columns]
         if len(taken) != len(set(taken)) or any(column >= self.capacity for column in taken):
-            raise IntegrityError(f"rank columns overlap or lie outside: {self._columns}")
+            raise IntegrityError(f"columns overlap or lie outside: {self._columns}")
 
     def _first_gap(self, width: int) -> int:
         start = 0

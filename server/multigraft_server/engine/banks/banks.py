@@ -1,0 +1,61 @@
+"""All that is resident on the device, by kind of operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from multigraft_server.engine.banks.low_rank import LowRankBanks
+from multigraft_server.engine.banks.step import DeltaStep
+from multigraft_server.engine.layers import DeltaLinear
+from multigraft_server.engine.methods.prepared import PreparedDelta
+from multigraft_server.engine.plan import Group
+
+
+class BankKind(Protocol):
+    """The banks of one operation, at all of its places."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def write(self, slot: int, delta: PreparedDelta) -> None: ...
+
+    def clear(self, slot: int) -> None: ...
+
+    def check_integrity(self) -> None: ...
+
+
+class Banks:
+    """All banks of one engine. A slot is cleared before it is written."""
+
+    def __init__(
+        self, linears: Mapping[str, DeltaLinear], num_slots: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._low_rank = LowRankBanks(linears, num_slots, device, dtype)
+        self._kinds: tuple[BankKind, ...] = (self._low_rank,)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(kind.num_bytes for kind in self._kinds)
+
+    def write(self, slot: int, delta: PreparedDelta) -> None:
+        """Put a delta into a slot."""
+        for kind in self._kinds:
+            kind.write(slot, delta)
+
+    def clear(self, slot: int) -> None:
+        """Forget what a slot contains."""
+        for kind in self._kinds:
+            kind.clear(slot)
+
+    def plan(self, groups: Sequence[Group]) -> DeltaStep | None:
+        """How the linear modules compute these groups; None when they are the base's alone."""
+        step = DeltaStep(low_rank=self._low_rank.plan(groups))
+        return step if step else None
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError when what two slots have overlaps."""
+        for kind in self._kinds:
+            kind.check_integrity()

@@ -1,0 +1,28 @@
+"""The methods as the engine serves them: each one unit that turns a delta into what the banks take.
+
+A new method is one file here and one line in `_PREPARE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from multigraft_adapters.methods import Delta, LoraDelta
+from multigraft_server.engine.methods.frozen import FrozenModules
+from multigraft_server.engine.methods.lora import prepare_lora
+from multigraft_server.engine.methods.prepared import PreparedDelta
+
+Prepare = Callable[[Any, FrozenModules], PreparedDelta]
+
+_PREPARE: dict[type, Prepare] = {LoraDelta: prepare_lora}
+
+
+def prepare(delta: Delta, frozen: FrozenModules) -> PreparedDelta:
+    """Bring a delta into the banks' layout and dtype, off the step's path.
+
+    Raises TypeError for a delta whose method the engine does not serve.
+    """
+    if type(delta) not in _PREPARE:
+        raise TypeError(f"the engine does not serve {type(delta).__name__}")
+    return _PREPARE[type(delta)](delta, frozen)

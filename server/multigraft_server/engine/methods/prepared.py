@@ -1,0 +1,61 @@
+"""An adapter's delta in the form that the banks take: what it does at each place, whatever its method.
+
+A method is put together from few operations, each with banks of its own (see `engine.banks`). At a linear module
+y = W x + b a row's delta may, in this order: scale x, scale and shift y, add a low-rank product of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPair:
+    """A low-rank product in the banks' layout and dtype, its scaling folded into `b`: a (r, in), b (r, out)."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModule:
+    """What an adapter does at one linear module; None is nothing."""
+
+    low_rank: PreparedPair | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDelta:
+    """What an adapter does to the base."""
+
+    modules: Mapping[str, PreparedModule] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in _tensors_of(self))
+
+
+def prepare_pair(a: Tensor, b: Tensor, scaling: float | Tensor, dtype: torch.dtype) -> PreparedPair:
+    """Cast a (r, in) and b (out, r) once; `scaling`, one number or one per output, is applied in fp32 before."""
+    scale = scaling[:, None] if isinstance(scaling, Tensor) else scaling
+    scaled = (b.to(torch.float32) * scale).to(dtype)
+    return PreparedPair(a.to(dtype).contiguous(), scaled.t().contiguous())
+
+
+def _tensors_of(part: object) -> Iterator[Tensor]:
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, Mapping):
+        for value in part.values():
+            yield from _tensors_of(value)
+    elif isinstance(part, PreparedDelta | PreparedModule | PreparedPair):
+        for entry in fields(part):
+            yield from _tensors_of(getattr(part, entry.name))
