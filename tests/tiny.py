@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-DECODERS = ("llama", "qwen2", "gpt2")
-ENCODERS = ("bert",)
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "gpt2")
+ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
 FAMILIES = DECODERS + ENCODERS
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 CHAT_TEMPLATE = (
@@ -18,12 +18,18 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 MAX_LENGTH = 256
+WINDOW = 16
+"""How far the tiny bases with sliding windows look: less than the tests' prompts are long."""
+PAD_TOKEN_IDS = {"roberta": 1}
+"""Of the tiny bases whose padding token is not the first."""
 
 
-def tiny_tokenizer(*, encoder: bool) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*, encoder: bool, pad_token_id: int = 0) -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes and the special tokens; encoders get [CLS] text [SEP] and token types."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS + alphabet)}
+    special = SPECIAL_TOKENS[1:]
+    special.insert(pad_token_id, SPECIAL_TOKENS[0])
+    vocabulary = {token: index for index, token in enumerate(special + alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -32,7 +38,7 @@ def tiny_tokenizer(*, encoder: bool) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
         )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -48,28 +54,49 @@ def tiny_tokenizer(*, encoder: bool) -> PreTrainedTokenizerFast:
     return wrapped
 
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_LENGTH,
+}
+GROUPED = {"num_key_value_heads": 2}
+SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "mistral": GROUPED | {"sliding_window": WINDOW},
+    "gemma": GROUPED | {"head_dim": 16},
+    "gemma2": GROUPED | SLIDING | {"head_dim": 16, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
+    "gemma3_text": GROUPED
+    | SLIDING
+    | {"head_dim": 16, "query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0},
+    "gpt2": {},
+    "bert": {},
+    # Its positions start after the padding token, so it has more of them than tokens.
+    "roberta": {"max_position_embeddings": MAX_LENGTH + PAD_TOKEN_IDS["roberta"] + 1},
+    "distilbert": {},
+    "modernbert": {"local_attention": WINDOW, "layer_types": ["full_attention", "sliding_attention"]},
+}
+OWN_TOKENS: dict[str, dict[str, int]] = {
+    "gpt2": {"bos_token_id": 1},
+    "modernbert": {"bos_token_id": 1, "cls_token_id": 1, "sep_token_id": 2},
+}
+
+
 def tiny_config(model_type: str, vocab_size: int) -> Any:
     """The configuration of a two-layer model of one family."""
-    common: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 7}
-    if model_type == "gpt2":
-        sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": MAX_LENGTH}
-        return AutoConfig.for_model(model_type, bos_token_id=1, **common, **sizes)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": MAX_LENGTH,
-    }
-    if model_type != "bert":
-        sizes["num_key_value_heads"] = 2
-    return AutoConfig.for_model(model_type, **common, **sizes)
+    tokens = {"vocab_size": vocab_size, "pad_token_id": PAD_TOKEN_IDS.get(model_type, 0), "eos_token_id": 7}
+    tokens |= OWN_TOKENS.get(model_type, {})
+    return AutoConfig.for_model(model_type, **tokens, **(SIZES | OWN_SIZES[model_type]))
 
 
 def make_tiny_base(folder: Path, model_type: str, seed: int = 0) -> Path:
     """Save a random base of one family to `folder`; weights large enough that answers differ."""
     encoder = model_type in ENCODERS
-    tokenizer = tiny_tokenizer(encoder=encoder)
+    tokenizer = tiny_tokenizer(encoder=encoder, pad_token_id=PAD_TOKEN_IDS.get(model_type, 0))
     config = tiny_config(model_type, len(tokenizer))
     torch.manual_seed(seed)
     model = AutoModel.from_config(config) if encoder else AutoModelForCausalLM.from_config(config)

@@ -59,6 +59,11 @@ class Outcome:
         return [event.token_id for event in self.events if isinstance(event, Token)]
 
     @property
+    def logprobs(self) -> torch.Tensor:
+        assert isinstance(self.last, Finished), self.last
+        return torch.tensor([event.logprob for event in self.events if isinstance(event, Token)])
+
+    @property
     def values(self) -> torch.Tensor:
         assert isinstance(self.last, Finished), self.last
         return next(torch.from_numpy(event.values) for event in self.events if isinstance(event, Pooled))

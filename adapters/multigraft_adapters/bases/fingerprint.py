@@ -38,13 +38,25 @@ ARCHITECTURE_FIELDS = (
 )
 """The fields that decide what the network computes; the rest of a config carries versions and habits."""
 
+GEMMA_FIELDS = ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
+OWN_FIELDS: dict[str, tuple[str, ...]] = {
+    "roberta": ("pad_token_id",),
+    "distilbert": ("activation",),
+    "modernbert": ("hidden_activation", "norm_eps", "norm_bias"),
+    "gemma": GEMMA_FIELDS,
+    "gemma2": GEMMA_FIELDS,
+    "gemma3_text": GEMMA_FIELDS,
+}
+"""Such fields that only one model type has, or that decide something only there."""
+
 TOKENIZER_PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
 
 
 def fingerprint(folder: Path, config: Any) -> str:
     """`sha256:` + hex over every tensor's name, dtype, shape and bytes as stored, and the architecture."""
     digest = hashlib.sha256()
-    architecture = {name: _plain(getattr(config, name, None)) for name in ARCHITECTURE_FIELDS}
+    fields = ARCHITECTURE_FIELDS + OWN_FIELDS.get(config.model_type, ())
+    architecture = {name: _plain(getattr(config, name, None)) for name in fields}
     digest.update(json.dumps(architecture, sort_keys=True).encode())
     for name, file in sorted(stored_tensors(folder).items()):
         with safe_open(file, framework="pt") as tensors:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from multigraft_adapters.bases.families import FamilyTraits, traits_of
+from multigraft_adapters.bases.families import FamilyTraits, check_config, heads_of, longest_input, traits_of
 from multigraft_adapters.bases.fingerprint import fingerprint, stored_tensors, tokenizer_hash
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.bases.resolve import base_display_name, resolve_base
@@ -53,6 +53,7 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
     """Describe the base in a folder: no weights are loaded, but they are read once for the fingerprint."""
     config = _load_config(folder)
     traits = traits_of(config.model_type)
+    check_config(config)
     with torch.device("meta"):
         backbone = AutoModel.from_config(config)
     tokenizer = load_tokenizer(folder)
@@ -62,13 +63,14 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
         family=traits.family,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
-        max_length=min(config.max_position_embeddings, tokenizer.model_max_length),
+        max_length=min(longest_input(config), tokenizer.model_max_length),
         targets=_linear_targets(backbone),
         kv=_kv_layout(config, traits),
         has_pooler=any(key.endswith("pooler.dense.weight") for key in stored_tensors(folder)),
         backbone_prefix=traits.backbone_prefix,
         fingerprint=fingerprint(folder, config),
         tokenizer_hash=tokenizer_hash(tokenizer),
+        heads=heads_of(config),
     )
 
 
@@ -116,9 +118,17 @@ def _load_config(folder: Path) -> Any:
 
 
 def _load_model(spec: BaseSpec, folder: Path, dtype: torch.dtype) -> Any:
-    auto = AutoModelForCausalLM if spec.family == "decoder" else AutoModel
+    auto: Any = AutoModelForCausalLM if spec.family == "decoder" else AutoModel
+    # Chunks of the feed-forward would cut a packed step where a row is not; without them the result is the same.
+    options = {"chunk_size_feed_forward": 0, "use_safetensors": True, "output_loading_info": True, **LOCAL_ONLY}
     with quiet_transformers():
-        return auto.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL_ONLY)
+        model, loading = auto.from_pretrained(folder, dtype=dtype, **options)
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UnsupportedBaseError(
+            f"{folder} lacks {len(missing)} of the base's tensors: {', '.join(missing[:5])}"
+        )
+    return model
 
 
 def _linear_targets(backbone: nn.Module) -> dict[str, LinearShape]:

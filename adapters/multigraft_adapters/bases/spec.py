@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from multigraft_adapters.manifest import Pooling
 
 Family = Literal["decoder", "encoder"]
 
@@ -31,13 +33,52 @@ class KVLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class NormLayer:
+    """A layer norm of a head, by its path in the task model."""
+
+    path: str
+    eps: float
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenLayer:
+    """What some heads compute before their output: norm(activation(linear(state))).
+
+    `linear` is the linear module's path in the task model, `activation` its name in transformers' `ACT2FN`.
+    """
+
+    linear: str
+    activation: str
+    bias: bool = True
+    norm: NormLayer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """What one of transformers' task models puts on a backbone's states.
+
+    `output` is the path of its last linear module, with or without a `bias`. `pooling` is the state that it reads,
+    None where it reads every token's. `backbone_prefix` is given where this task model keeps the backbone
+    elsewhere than the family's others.
+    """
+
+    output: str
+    pooling: Pooling | None = None
+    bias: bool = True
+    hidden: HiddenLayer | None = None
+    backbone_prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BaseSpec:
     """Everything that verification and the engine must know of a base, without its weights.
 
     `name` is how the server shows the base. `targets` maps the path of each linear module inside the bare
     backbone (`AutoModel`) to its shape. `backbone_prefix` is what task models put before that path (`model`,
     `bert`, `transformer`). `max_length` is in tokens. `fingerprint` is `sha256:` + hex over the tensors'
-    bytes as stored and the architecture's fields.
+    bytes as stored and the architecture's fields. `heads` tells, by task type, how transformers' task models of
+    this base answer; a type that is not in it has no such model.
     """
 
     name: str
@@ -52,3 +93,4 @@ class BaseSpec:
     backbone_prefix: str
     fingerprint: str
     tokenizer_hash: str
+    heads: Mapping[str, HeadLayout] = field(default_factory=dict)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from multigraft_adapters.bases import Base
-from multigraft_adapters.bases.families import traits_of
 from multigraft_server.engine.attention import (
     ATTENTION_NAME,
     AttentionStep,
@@ -20,6 +19,7 @@ from multigraft_server.engine.attention import (
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
+from multigraft_server.engine.inputs import InputPacker
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
 from multigraft_server.engine.layers import wrap_linears
@@ -45,7 +45,8 @@ class Runner:
         self.banks = Banks(linears, num_slots, self.device, base.model.dtype)
         self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
-        self._traits = traits_of(base.spec.model_type)
+        self._inputs = InputPacker(base)
+        self._logit_cap: float | None = getattr(base.model.config, "final_logit_softcapping", None)
         self._kv = kv
         self._pooler = _detach_pooler(base.model)
         base.model.set_attn_implementation(ATTENTION_NAME)
@@ -55,15 +56,16 @@ class Runner:
         attention = self._attention(plan.rows)
         groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
         with self.context.step(self.banks.plan(groups)):
-            output = self._base.model(**self._inputs(plan.rows), use_cache=False, attention_step=attention)
+            output = self._base.model(**self._inputs.pack(plan.rows), use_cache=False, attention_step=attention)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
     def logits(self, states: Tensor) -> Tensor:
-        """The base's own output head: (rows, hidden) -> (rows, vocabulary)."""
+        """The base's own output head: (rows, hidden) -> (rows, vocabulary), bounded where the base bounds it."""
         assert self._base.lm_head is not None  # the router refuses generation on encoders
         logits: Tensor = self._base.lm_head(states)
-        return logits
+        cap = self._logit_cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def base_pooler(self, first: Tensor, groups: Sequence[Group]) -> Tensor:
         """The base's own pooler over first states (rows, hidden), with each row's delta on it."""
@@ -71,19 +73,6 @@ class Runner:
         with self.context.step(self.banks.plan(groups)):
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
-
-    def _inputs(self, rows: Sequence[PlannedRow]) -> dict[str, Tensor]:
-        tokens = [token for part in rows for token in part.row.tokens[part.start : part.start + part.count]]
-        positions = [place for part in rows for place in range(part.start, part.start + part.count)]
-        inputs = {"input_ids": self._packed(tokens), "position_ids": self._packed(positions)}
-        if self._traits.token_types:
-            inputs["token_type_ids"] = self._packed(
-                [kind for part in rows for kind in part.row.request.token_type_ids or [0] * part.count]
-            )
-        return inputs
-
-    def _packed(self, values: list[int]) -> Tensor:
-        return torch.tensor([values], dtype=torch.long, device=self.device)
 
     def _attention(self, rows: Sequence[PlannedRow]) -> AttentionStep:
         whole: list[WholeRow] = []
@@ -102,7 +91,7 @@ class Runner:
                 self._kv.ensure(kv.slab)
             place = stop
         groups = [self._decode_group(slab, capacity, own) for (slab, capacity), own in decodes.items()]
-        causal = self._traits.family == "decoder"
+        causal = self._base.spec.family == "decoder"
         return AttentionStep(causal, whole, chunks, groups, self._kv)
 
     def _decode_group(self, slab: int, capacity: int, decodes: list[_Decode]) -> DecodeGroup:

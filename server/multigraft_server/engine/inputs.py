@@ -1,0 +1,47 @@
+"""A step's rows as what the backbone's forward takes: one packed sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from multigraft_adapters.bases import Base
+from multigraft_adapters.bases.families import traits_of
+from multigraft_server.engine.plan import PlannedRow
+
+
+class InputPacker:
+    """Knows what the base's family takes beside token ids, and how it counts positions."""
+
+    def __init__(self, base: Base) -> None:
+        self._traits = traits_of(base.spec.model_type)
+        self._padding: int = base.model.config.pad_token_id if self._traits.padded_positions else 0
+        self._device: torch.device = base.model.device
+
+    def pack(self, rows: Sequence[PlannedRow]) -> dict[str, Tensor]:
+        """The keyword arguments of the backbone, each (1, tokens), in the rows' order."""
+        tokens = [token for part in rows for token in part.row.tokens[part.start : part.start + part.count]]
+        positions = [place for part in rows for place in self._positions(part)]
+        inputs = {"input_ids": self._packed(tokens), "position_ids": self._packed(positions)}
+        if self._traits.token_types:
+            inputs["token_type_ids"] = self._packed(
+                [kind for part in rows for kind in part.row.request.token_type_ids or [0] * part.count]
+            )
+        return inputs
+
+    def _positions(self, part: PlannedRow) -> Sequence[int]:
+        if self._traits.padded_positions:
+            return padded_positions(part.row.tokens, self._padding)
+        return range(part.start, part.start + part.count)
+
+    def _packed(self, values: list[int]) -> Tensor:
+        return torch.tensor([values], dtype=torch.long, device=self._device)
+
+
+def padded_positions(tokens: Sequence[int], padding: int) -> list[int]:
+    """RoBERTa's rule for a whole row: the first token after `padding`, a padding token at `padding` itself."""
+    counts = accumulate(token != padding for token in tokens)
+    return [padding + (count if token != padding else 0) for token, count in zip(tokens, counts, strict=True)]
