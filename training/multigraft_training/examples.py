@@ -98,14 +98,18 @@ def _chat(values: dict[str, Any], problems: list[str]) -> ChatExample | None:
         return None
     messages = [_message(index, turn, problems) for index, turn in enumerate(given)]
     complete = [message for message in messages if message is not None]
-    roles = [message.role for message in complete]
-    if len(complete) == len(messages) and "assistant" not in roles:
+    if len(complete) == len(messages):
+        _check_roles([message.role for message in complete], problems)
+    return ChatExample(tuple(complete))
+
+
+def _check_roles(roles: list[str], problems: list[str]) -> None:
+    if "assistant" not in roles:
         problems.append("messages: has no assistant turn to learn")
     if "system" in roles[1:]:
         problems.append("messages: a system turn must be the first")
     if next((role for role in roles if role != "system"), "user") != "user":
         problems.append("messages: the first turn must be the user's")
-    return ChatExample(tuple(complete))
 
 
 def _message(index: int, turn: Any, problems: list[str]) -> Message | None:

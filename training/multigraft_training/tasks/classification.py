@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from multigraft_adapters.bases.families import traits_of
 from multigraft_adapters.heads import LinearHead, decode_classification
 from multigraft_adapters.manifest import Sample
 from multigraft_adapters.verify import VerifiedAdapter
@@ -44,12 +45,17 @@ class ClassificationTask:
 
     def encode(self, example: Example) -> Encoded:
         assert isinstance(example, TextExample)
-        tokenize, limit = self._setup.tokenizer, self._setup.max_length
-        whole = tokenize(example.text, example.text_pair, verbose=False)
+        arguments: dict[str, Any] = {
+            "verbose": False,
+            "return_token_type_ids": traits_of(self._setup.spec.model_type).token_types,
+        }
+        limit = self._setup.max_length
+        whole = self._setup.tokenizer(example.text, example.text_pair, **arguments)
         is_cut = len(whole["input_ids"]) > limit
-        tokens = tokenize(example.text, example.text_pair, truncation=True, max_length=limit) if is_cut else whole
-        types = tokens.get("token_type_ids")
-        return Encoded(tokens["input_ids"], [self._ids[example.label]], types, is_cut)
+        if is_cut:
+            arguments |= {"truncation": True, "max_length": limit}
+        tokens = self._setup.tokenizer(example.text, example.text_pair, **arguments) if is_cut else whole
+        return Encoded(tokens["input_ids"], [self._ids[example.label]], tokens.get("token_type_ids"), is_cut)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         logits = model(**batch.inputs()).logits.float()  # (rows, labels)

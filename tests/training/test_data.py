@@ -1,0 +1,210 @@
+"""Data files: every bad row at once with its line, splits, folders, hashes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multigraft_adapters.errors import InvalidDataError
+from multigraft_training.data import Dataset, load_dataset
+from multigraft_training.examples import ChatExample, TextExample
+from multigraft_training.recipe import DataPart, RecipeTaskType
+from tests.training.made import CHAT_ROWS, CLASS_ROWS, write_jsonl
+
+has_pyarrow = importlib.util.find_spec("pyarrow") is not None
+
+
+def load(
+    train: Path,
+    task_type: RecipeTaskType = "text-classification",
+    *,
+    seed: int = 0,
+    test: Path | None = None,
+) -> Dataset:
+    data = DataPart(train=str(train), test=None if test is None else str(test))
+    return load_dataset(data, task_type, seed)
+
+
+def problems(
+    train: Path, task_type: RecipeTaskType = "text-classification", test: Path | None = None
+) -> list[str]:
+    with pytest.raises(InvalidDataError) as caught:
+        load(train, task_type, test=test)
+    assert caught.value.code == "invalid_data"
+    return caught.value.problems
+
+
+def test_all_bad_rows_of_all_files_are_told_with_their_lines(tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text(
+        '{"text": "fine", "label": "a"}\n'
+        "not json\n"
+        "\n"
+        '{"text": "", "label": "a"}\n'
+        '{"label": "b"}\n'
+        '{"text": "x", "label": 3}\n'
+        '{"text": "x", "label": ["a", "b"]}\n'
+        '{"text": 5}\n'
+        '["text", "label"]\n',
+        encoding="utf-8",
+    )
+    test = tmp_path / "test.csv"
+    test.write_text('text,label\nfine,a\n"two\nlines",\none,two,three\n', encoding="utf-8")
+    found = problems(train, test=test)
+    expected = [
+        "train.jsonl:2 is not JSON",
+        "train.jsonl:4: text: is empty",
+        "train.jsonl:5: text: is missing",
+        "train.jsonl:6: label: 3 means regression",
+        "train.jsonl:7: label: a list means several labels",
+        "train.jsonl:8: text: is not a string",
+        "train.jsonl:8: label: is missing",
+        "train.jsonl:9 is not a JSON object",
+        "test.csv:3: label: is missing",
+        "test.csv:5: has 3 fields, the header has 2",
+    ]
+    for start in expected:
+        assert any(problem.startswith(start) for problem in found), (start, found)
+    assert len(found) == len(expected)
+
+
+def test_bad_chats_are_told_with_their_lines(tmp_path: Path) -> None:
+    user, answer = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "arr"}
+    rows: list[dict[str, Any]] = [
+        {"messages": [user, answer]},
+        {"messages": []},
+        {"messages": [user]},
+        {"messages": [answer]},
+        {"messages": [user, {"role": "robot", "content": "beep"}]},
+        {"messages": [user, {"role": "system", "content": "be kind"}, answer]},
+        {"messages": [{"role": "user"}, answer]},
+        {"prompt": "say"},
+        {"text": "x"},
+    ]
+    found = problems(write_jsonl(tmp_path / "train.jsonl", rows), "text-generation")
+    expected = {
+        2: "messages: is not a list of turns",
+        3: "messages: has no assistant turn to learn",
+        4: "messages: the first turn must be the user's",
+        5: "messages[1].role: 'robot' is none of system, user, assistant",
+        6: "messages: a system turn must be the first",
+        7: "messages[0].content: is missing",
+        8: "completion: is missing",
+        9: "has neither messages nor prompt and completion",
+    }
+    assert found == [f"train.jsonl:{line}: {problem}" for line, problem in expected.items()]
+
+
+def test_csv_and_jsonl_of_the_same_rows_are_the_same_data(tmp_path: Path) -> None:
+    csv = tmp_path / "train.csv"
+    csv.write_text("id,text,label\n" + "".join(f'1,"{r["text"]}",{r["label"]}\n' for r in CLASS_ROWS))
+    jsonl = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    assert load(csv) == load(jsonl)
+
+
+def test_a_validation_share_is_split_off_by_seed_with_each_class_in_proportion(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    data, again, other = load(train), load(train), load(train, seed=1)
+    assert data == again
+    assert data.validation != other.validation
+    assert sorted(e.label for e in data.validation if isinstance(e, TextExample)) == list(data.labels)
+    assert len(data.train) + len(data.validation) == len(CLASS_ROWS)
+    assert not set(data.train) & set(data.validation)
+
+
+def test_the_hash_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:
+    here = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    there = write_jsonl(tmp_path / "copy.jsonl", CLASS_ROWS)
+    changed = write_jsonl(tmp_path / "changed.jsonl", [*CLASS_ROWS[:-1], {"text": "new", "label": "mixed"}])
+    assert load(here).content_hash == load(there).content_hash != load(changed).content_hash
+
+
+def test_labels_that_train_has_not_are_told(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "x", "label": "happy"}])
+    assert problems(train, test=test) == ["the test split has the label 'happy', which train has not"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], "the train split is empty"),
+        ([{"text": "x", "label": "a"}] * 3, "the train split has one label only ('a')"),
+        ([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}], "every label has one row only"),
+    ],
+)
+def test_too_little_data_is_told(tmp_path: Path, rows: list[dict[str, str]], expected: str) -> None:
+    (problem,) = problems(write_jsonl(tmp_path / "train.jsonl", rows))
+    assert problem.startswith(expected)
+
+
+def test_files_of_other_kinds_and_encodings_are_told(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("hello")
+    assert problems(tmp_path / "train.txt")[0].startswith("train.txt: not a data file")
+    (tmp_path / "train.csv").write_bytes(b"text,label\n\xff,a\n")
+    assert problems(tmp_path / "train.csv")[0].startswith("train.csv: is not UTF-8 text")
+    (tmp_path / "train.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    assert problems(tmp_path / "train.jsonl")[0].startswith("train.jsonl:1 is not UTF-8 text")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "validation.jsonl", "test.jsonl"),
+        ("data/train-00000-of-00001.jsonl", "data/dev-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl"),
+        ("train/part.jsonl", "valid/part.jsonl", "test/part.jsonl"),
+    ],
+)
+def test_a_dataset_folder_brings_its_splits(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name, count in zip(names, (16, 3, 2), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / name, CHAT_ROWS[:count])
+    (tmp_path / "README.md").write_text("about")
+    data = load(tmp_path, "text-generation")
+    assert data.test is not None
+    assert (len(data.train), len(data.validation), len(data.test)) == (16, 3, 2)
+    assert all(isinstance(example, ChatExample) for example in data.train)
+
+
+def test_files_of_one_split_are_read_together(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train-00000-of-00002.jsonl", CLASS_ROWS[:15])
+    write_jsonl(tmp_path / "train-00001-of-00002.jsonl", CLASS_ROWS[15:])
+    whole = write_jsonl(tmp_path / "all.jsonl", CLASS_ROWS)
+    assert load(tmp_path) == load(whole)
+
+
+def test_a_folder_without_a_train_split_is_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", CLASS_ROWS)
+    assert problems(tmp_path)[0].startswith("it holds no train split")
+
+
+@pytest.mark.skipif(has_pyarrow, reason="pyarrow is installed")
+def test_arrow_files_without_pyarrow_say_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    assert problems(tmp_path) == [
+        "train.parquet: .parquet files need pyarrow (pip install pyarrow), or save them as JSONL"
+    ]
+
+
+@pytest.mark.skipif(not has_pyarrow, reason="pyarrow is not installed")
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_arrow_files_give_classes_by_their_names(tmp_path: Path, suffix: str) -> None:
+    arrow = importlib.import_module("pyarrow")
+    feature = {"label": {"_type": "ClassLabel", "names": sorted(WORDS_TO_ID)}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": feature}}).encode()}
+    columns = {"text": [r["text"] for r in CLASS_ROWS], "label": [WORDS_TO_ID[r["label"]] for r in CLASS_ROWS]}
+    table = arrow.table(columns).replace_schema_metadata(metadata)
+    file = tmp_path / f"train{suffix}"
+    if suffix == ".parquet":
+        importlib.import_module("pyarrow.parquet").write_table(table, file)
+    else:
+        with arrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    assert load(tmp_path) == load(write_jsonl(tmp_path / "plain.jsonl", CLASS_ROWS))
+
+
+WORDS_TO_ID = {"mixed": 0, "negative": 1, "positive": 2}
