@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,8 @@ from tests.house.tree import PARTS, ROOT, files_of_packages, files_of_tests, rel
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
+MAX_MEDIAN_LINES = 10
+MAX_P90_LINES = 35
 NAMED_FILE = re.compile(r"^\s*- `([^`]+)`", re.MULTILINE)
 
 
@@ -39,6 +42,12 @@ def test_no_function_is_longer_than_the_budget() -> None:
     functions = [found for file in files_of_packages() + files_of_tests() for found in functions_of(file)]
     assert len(functions) > 100
     assert not [(name, lines) for name, lines in functions if lines > MAX_FUNCTION_LINES]
+
+
+def test_most_functions_of_the_packages_are_short() -> None:
+    lengths = [lines for file in files_of_packages() for _, lines in functions_of(file)]
+    assert statistics.median(lengths) <= MAX_MEDIAN_LINES
+    assert statistics.quantiles(lengths, n=10)[-1] <= MAX_P90_LINES
 
 
 def test_structure_md_names_every_python_file_of_the_packages_once() -> None:
