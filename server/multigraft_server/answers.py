@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +31,8 @@ from multigraft_server.tokenising import Tokens
 Values = np.ndarray[Any, np.dtype[np.float32]]
 Cause = Literal["eos_token", "stop_sequence", "length"]
 
+_numbers = itertools.count(1)
+
 
 class Engine(Protocol):
     """The engine, as far as the HTTP side knows it; `engine.loop.EngineLoop` is one."""
@@ -53,7 +55,7 @@ class Answer:
 
     def __init__(self, engine: Engine, call: Call, tokens: Tokens, params: SamplingParams | PoolingParams) -> None:
         """Submits; raises what `EngineLoop.submit` raises. Must run inside an event loop."""
-        self.id = uuid.uuid4().hex
+        self.id = f"row-{next(_numbers)}"
         self.num_prompt_tokens = len(tokens.ids)
         self._engine = engine
         self._call = call

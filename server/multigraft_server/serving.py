@@ -9,10 +9,12 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from multigraft_adapters.errors import BindError
+from multigraft_adapters.errors import BindError, SetupError
 from multigraft_server.settings import ServerSettings
 
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the minute for which proxies commonly keep idle connections."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -59,7 +61,10 @@ class Server(uvicorn.Server):
 
 
 def run(app: ASGIApp, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve until a signal ends it; answers that are under way get `drain_seconds`."""
+    """Serve until a signal ends it; answers that are under way get `drain_seconds`.
+
+    Raises BindError or SetupError when the server could not start.
+    """
     config = uvicorn.Config(
         app,
         http="h11",
@@ -69,9 +74,13 @@ def run(app: ASGIApp, settings: ServerSettings, bound: socket.socket, on_ready: 
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
+    server = Server(config, on_ready)
     try:
-        Server(config, on_ready).run(sockets=[bound])
+        server.run(sockets=[bound])
     except OSError as error:
         raise BindError(f"cannot listen on {url_of(bound)}: {error.strerror}") from None
+    if not server.started:
+        raise SetupError("the server did not start; what is logged above says why")

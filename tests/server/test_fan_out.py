@@ -26,7 +26,8 @@ def test_one_input_is_answered_by_each_task_in_the_order_asked(decoder: Served) 
 
 
 def test_adapters_of_one_fan_out_are_computed_in_one_step(decoder: Served) -> None:
-    body = {"inputs": "where is it", "tasks": ["topic", "urgency", "vector", "style"]}
+    entries = [{"task": task, "inputs": "where is it"} for task in ("topic", "urgency", "vector")]
+    body = {"requests": [*entries, {"task": "style", "inputs": "a", "parameters": {"max_new_tokens": 2}}]}
     decoder.post("/v1/predict", body)  # the first time, adapters may still be on their way into memory
     widest = [decoder.post("/v1/predict", body).headers["x-multigraft-step-adapters"] for _ in range(5)]
     assert max(map(int, widest)) == 4

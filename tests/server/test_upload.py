@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -147,3 +148,25 @@ def test_an_upload_over_the_cap_is_a_413_and_the_connection_lives(serve: Serve) 
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "payload_too_large"
     assert served.http.get("/health/live").status_code == 200
+
+
+def test_a_chunked_upload_that_grows_over_the_cap_is_a_413_and_leaves_nothing_open(serve: Serve) -> None:
+    served = serve(max_upload_bytes=3 * 1024 * 1024)
+
+    def chunks() -> Iterator[bytes]:
+        yield b'--x\r\ncontent-disposition: form-data; name="file"; filename="adapter_model.safetensors"\r\n\r\n'
+        for _ in range(8):
+            yield b"x" * 512 * 1024
+
+    response = served.http.post(
+        "/v1/tasks/topic/versions", content=chunks(), headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert response.status_code == 413
+    gc.collect()
+    assert served.parts.store.digests() == []
+
+
+def test_a_large_multipart_body_elsewhere_is_held_to_the_small_cap(serve: Serve) -> None:
+    served = serve(max_body_bytes=2048)
+    response = served.http.post("/v1/predict", files={"file": b"x" * 5000})
+    assert response.status_code == 413

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multigraft_server.api.problems import error_response
 
 REQUEST_ID = "x-request-id"
+UPLOAD_PATH_END = "/versions"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -53,9 +54,9 @@ class RequestContext:
 class GuardBody:
     """Bounds what a body may cost: its bytes, and the silence between two pieces of it.
 
-    A multipart body, which is an upload, has a cap of its own. A body whose declared length is over the cap is
-    refused before it is read; otherwise `receive` raises. These are HTTPExceptions, since the framework, which
-    reads the bodies, lets no others through.
+    A multipart body sent to where versions are uploaded has a cap of its own. A body whose declared length is
+    over the cap is refused before it is read; otherwise `receive` raises. These are HTTPExceptions, since the
+    framework, which reads the bodies, lets no others through.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, timeout_seconds: float) -> None:
@@ -69,8 +70,7 @@ class GuardBody:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_upload = headers.get("content-type", "").lower().startswith("multipart/")
-        limit = self._max_upload_bytes if is_upload else self._max_bytes
+        limit = self._max_upload_bytes if _is_upload(scope, headers) else self._max_bytes
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
@@ -102,10 +102,15 @@ class GuardBody:
             raise HTTPException(400, detail, {"connection": "close"}) from None
 
 
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    is_multipart = headers.get("content-type", "").lower().startswith("multipart/")
+    return is_multipart and str(scope["path"]).endswith(UPLOAD_PATH_END)
+
+
 def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than {limit} bytes")
 
 
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID, "")
-    return given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    return given if _ID.fullmatch(given) else f"req_{random.getrandbits(128):032x}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -76,7 +76,7 @@ class Generation:
 def new_head(kind: str, prefix: str, model: str) -> dict[str, Any]:
     """The fields that begin an answer and each of its chunks."""
     return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "id": f"{prefix}-{random.getrandbits(128):032x}",
         "object": kind,
         "created": int(time.time()),
         "model": model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -42,15 +42,8 @@ class EventStream(StreamingResponse):
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with suppress(RequestCancelledError), self._call:
             await unless_disconnected(receive, self._send_all(send))
-        except RequestCancelledError as error:
-            self._call.close(error)
-        except BaseException as error:
-            self._call.close(error)
-            raise
-        finally:
-            self._call.close()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
