@@ -127,7 +127,7 @@ def test_readiness_drops_when_the_engine_ends_and_liveness_stays(served: Served)
 
 def test_metrics_name_what_the_design_names(served: Served) -> None:
     served.predict("topic", "where is it")
-    served.post("/v1/completions", {"model": "tiny-llama", "prompt": "a", "max_tokens": 3})
+    served.post("/v1/completions", {"model": "tiny-llama", "prompt": "a", "max_tokens": 3, "ignore_eos": True})
     text = served.http.get("/metrics").text
     assert served.http.get("/metrics").headers["content-type"].startswith("text/plain")
     for name in (

@@ -37,7 +37,12 @@ def test_openai_lists_and_retrieves_models(sdk: openai.OpenAI) -> None:
 
 def test_openai_chats(sdk: openai.OpenAI) -> None:
     answer = sdk.chat.completions.create(
-        model="style", messages=[{"role": "user", "content": "hi"}], max_tokens=5, logprobs=True, top_logprobs=2
+        model="style",
+        messages=[{"role": "user", "content": "hi"}],
+        max_tokens=5,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
     )
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5
