@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "gpt2")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
+IMAGE_ENCODERS = ("vit",)
 FAMILIES = DECODERS + ENCODERS
+"""Those that read text."""
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -80,6 +83,19 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {},
     "modernbert": {"local_attention": WINDOW, "layer_types": ["full_attention", "sliding_attention"]},
 }
+IMAGE_SIZE = 24
+IMAGES: dict[str, Any] = {"image_size": IMAGE_SIZE, "patch_size": 8, "num_channels": 3}
+PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+}
 OWN_TOKENS: dict[str, dict[str, int]] = {
     "gpt2": {"bos_token_id": 1},
     "modernbert": {"bos_token_id": 1, "cls_token_id": 1, "sep_token_id": 2},
@@ -95,15 +111,29 @@ def tiny_config(model_type: str, vocab_size: int) -> Any:
 
 def make_tiny_base(folder: Path, model_type: str, seed: int = 0) -> Path:
     """Save a random base of one family to `folder`; weights large enough that answers differ."""
+    if model_type in IMAGE_ENCODERS:
+        return make_tiny_image_base(folder, model_type, seed)
     encoder = model_type in ENCODERS
     tokenizer = tiny_tokenizer(encoder=encoder, pad_token_id=PAD_TOKEN_IDS.get(model_type, 0))
     config = tiny_config(model_type, len(tokenizer))
+    _save_random(folder, AutoModel if encoder else AutoModelForCausalLM, config, seed)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_image_base(folder: Path, model_type: str, seed: int = 0) -> Path:
+    """Save a random base that reads images of 24 x 24 pixels as nine patches, and how images become pixels."""
+    sizes = {name: size for name, size in SIZES.items() if name != "max_position_embeddings"}
+    _save_random(folder, AutoModel, AutoConfig.for_model(model_type, **(sizes | IMAGES)), seed)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+def _save_random(folder: Path, auto: Any, config: Any, seed: int) -> None:
     torch.manual_seed(seed)
-    model = AutoModel.from_config(config) if encoder else AutoModelForCausalLM.from_config(config)
+    model = auto.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3 if "embed" not in name and "wte" not in name else 1.0)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder

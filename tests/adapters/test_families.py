@@ -12,43 +12,49 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 from transformers.activations import ACT2FN
 
-from multigraft_adapters.bases import KVLayout, load_base, read_spec
+from multigraft_adapters.bases import ImageShape, KVLayout, load_base, load_image_processor, read_spec
 from multigraft_adapters.bases.families import FAMILIES as SERVED
 from multigraft_adapters.bases.spec import HeadLayout
 from multigraft_adapters.errors import UnsupportedBaseError
 from tests.adapters.made import TinyBase
-from tests.tiny import DECODERS, FAMILIES, MAX_LENGTH, make_tiny_base
+from tests.tiny import DECODERS, FAMILIES, IMAGE_ENCODERS, IMAGE_SIZE, MAX_LENGTH, PREPROCESSOR, make_tiny_base
 
 TASK_MODELS: dict[str, Any] = {
     "text-classification": AutoModelForSequenceClassification,
     "token-classification": AutoModelForTokenClassification,
     "question-answering": AutoModelForQuestionAnswering,
+    "image-classification": AutoModelForImageClassification,
 }
-NUM_TARGETS = {"gpt2": 8, "bert": 13, "roberta": 13, "distilbert": 12, "modernbert": 8}
+ALL = FAMILIES + IMAGE_ENCODERS
+NUM_TARGETS = {"gpt2": 8, "bert": 13, "roberta": 13, "distilbert": 12, "modernbert": 8, "vit": 13}
 TOKENS = torch.tensor([[40, 41, 42, 43, 44]])
+PIXELS = torch.linspace(-1, 1, 3 * IMAGE_SIZE**2).reshape(1, 3, IMAGE_SIZE, IMAGE_SIZE)
 ROPE = {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
 LONGROPE = ROPE | {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_base_is_described_from_its_folder(family: str, bases: dict[str, TinyBase]) -> None:
     spec = bases[family].spec
-    assert (spec.model_type, spec.hidden_size, spec.max_length) == (family, 32, MAX_LENGTH)
-    assert spec.has_pooler == (family in ("bert", "roberta"))
+    assert (spec.model_type, spec.hidden_size) == (family, 32)
+    assert (spec.max_length, spec.vocab_size) == ((10, 0) if family in IMAGE_ENCODERS else (MAX_LENGTH, 264))
+    assert spec.image == (ImageShape(3, IMAGE_SIZE, IMAGE_SIZE) if family in IMAGE_ENCODERS else None)
+    assert spec.has_pooler == (family in ("bert", "roberta", "vit"))
     assert spec.family == ("decoder" if family in DECODERS else "encoder")
     assert (spec.kv is not None) == (family in DECODERS)
     assert len(spec.targets) == NUM_TARGETS.get(family, 14)
 
 
 def test_every_family_is_tested_and_each_has_a_fingerprint_of_its_own(bases: dict[str, TinyBase]) -> None:
-    assert set(FAMILIES) == set(SERVED)
-    assert len({base.spec.fingerprint for base in bases.values()}) == len(FAMILIES)
+    assert set(ALL) == set(SERVED)
+    assert len({base.spec.fingerprint for base in bases.values()}) == len(ALL)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +80,15 @@ def test_a_head_s_layout_computes_what_the_task_model_does(
         backbone.named_modules()
     ).keys()
     with torch.inference_mode():
-        states = pooled(backbone(TOKENS), layout)
-        expected = model(TOKENS)
+        inputs = TOKENS if spec.image is None else PIXELS
+        states = pooled(backbone(inputs), layout)
+        expected = model(inputs)
     wanted = expected.start_logits if task_type == "question-answering" else expected.logits
     computed = by_layout(model, layout, states)
     torch.testing.assert_close(computed[..., 0] if task_type == "question-answering" else computed, wanted)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_task_type_without_a_layout_has_no_task_model(family: str, bases: dict[str, TinyBase]) -> None:
     config = AutoConfig.from_pretrained(bases[family].folder)
     missing = TASK_MODELS.keys() - bases[family].spec.heads.keys()
@@ -123,7 +130,7 @@ def test_a_base_that_cannot_be_exact_is_refused_with_the_reason(
         read_spec("tiny", spoiled(tmp_path, family, **change))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_folder_without_one_of_the_base_s_tensors_is_refused(family: str, tmp_path: Path) -> None:
     folder = make_tiny_base(tmp_path / family, family)
     file = folder / "model.safetensors"
@@ -134,6 +141,44 @@ def test_a_folder_without_one_of_the_base_s_tensors_is_refused(family: str, tmp_
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UnsupportedBaseError, match="lacks 1 of the base's tensors"):
         load_base(str(folder), tmp_path, device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (json.dumps(PREPROCESSOR | {"size": {"height": 32, "width": 32}}), "takes 24x24"),
+        (json.dumps(PREPROCESSOR | {"size": {"shortest_edge": 24}}), "takes 24x24"),
+        ("[]", "no JSON object"),
+        ("{", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_image_base_must_say_how_images_become_its_pixels(
+    content: str | None, reason: str, tmp_path: Path
+) -> None:
+    file = make_tiny_base(tmp_path / "vit", "vit") / "preprocessor_config.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UnsupportedBaseError, match=reason):
+        read_spec("tiny", file.parent)
+
+
+def test_another_way_to_make_pixels_has_another_hash(bases: dict[str, TinyBase], tmp_path: Path) -> None:
+    folder = make_tiny_base(tmp_path / "vit", "vit")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR | {"resample": 3}))
+    other = read_spec("tiny", folder)
+    assert other.fingerprint == bases["vit"].spec.fingerprint
+    assert other.tokenizer_hash != bases["vit"].spec.tokenizer_hash
+
+
+def test_an_image_becomes_the_base_s_pixels(bases: dict[str, TinyBase]) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    processor = load_image_processor(bases["vit"].folder)
+    image = pillow.new("RGB", (50, 40), (255, 0, 51))
+    pixels = processor(image, return_tensors="np")["pixel_values"][0]
+    assert pixels.shape == (3, IMAGE_SIZE, IMAGE_SIZE) and pixels.dtype == "float32"
+    assert [round(float(channel.mean()), 3) for channel in pixels] == [1.0, -1.0, -0.6]
 
 
 def test_a_feed_forward_that_is_computed_in_chunks_is_computed_at_once(tmp_path: Path) -> None:

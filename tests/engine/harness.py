@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 
 from multigraft_adapters.bases import Base, BaseSpec
@@ -31,6 +33,8 @@ from multigraft_server.engine.requests import (
     Token,
 )
 from multigraft_server.engine.settings import EngineSettings
+
+Pixels = np.ndarray[Any, np.dtype[np.float32]]
 
 _ids = itertools.count()
 
@@ -81,6 +85,7 @@ def make_request(
     *,
     digest: str = "base",
     deadline: float | None = None,
+    pixels: Pixels | None = None,
 ) -> Request:
     """A request of the task that is named like its adapter."""
     return Request(
@@ -92,7 +97,22 @@ def make_request(
         sink=outcome.sink,
         arrival=time.monotonic(),
         deadline=deadline,
+        pixels=pixels,
     )
+
+
+def run_images(
+    loop: EngineLoop, wanted: Iterable[tuple[str, Pixels, PoolingParams]], num_tokens: int
+) -> list[Outcome]:
+    """As `run_all`, for images."""
+    outcomes = []
+    for digest, pixels, params in wanted:
+        outcomes.append(Outcome())
+        loop.submit(make_request(outcomes[-1], [0] * num_tokens, params, digest=digest, pixels=pixels))
+    assert outcomes, "nothing was submitted"
+    for outcome in outcomes:
+        assert outcome.last
+    return outcomes
 
 
 def run_all(

@@ -8,9 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from multigraft_adapters.bases.spec import BaseSpec, KVLayout, LinearShape
+from multigraft_adapters.bases.spec import BaseSpec, ImageShape, KVLayout, LinearShape
 
 if TYPE_CHECKING:
+    from multigraft_adapters.bases.images import load_image_processor
     from multigraft_adapters.bases.load import (
         Base,
         load_base,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Base": "load",
     "load_base": "load",
+    "load_image_processor": "images",
     "load_tokenizer": "load",
     "pick_device": "load",
     "pick_dtype": "load",
@@ -37,10 +39,12 @@ __all__ = [
     "DEFAULT_BASE",
     "Base",
     "BaseSpec",
+    "ImageShape",
     "KVLayout",
     "LinearShape",
     "check_data_dir",
     "load_base",
+    "load_image_processor",
     "load_tokenizer",
     "pick_device",
     "pick_dtype",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from multigraft_adapters.bases.spec import Family, HeadLayout, HiddenLayer, NormLayer
+from multigraft_adapters.bases.spec import Family, HeadLayout, HiddenLayer, ImageShape, NormLayer
 from multigraft_adapters.errors import UnsupportedBaseError
 
 
@@ -16,13 +16,15 @@ class FamilyTraits:
 
     `backbone_prefix` is the attribute under which task models keep the backbone. `token_types` tells that the
     backbone takes `token_type_ids`. `padded_positions` tells that positions count the tokens that are no padding,
-    from the padding token's id on. `heads` holds the task models' heads by task type.
+    from the padding token's id on; `images`, that the backbone takes pixels instead of tokens. `heads` holds the
+    task models' heads by task type.
     """
 
     family: Family
     backbone_prefix: str
     token_types: bool = False
     padded_positions: bool = False
+    images: bool = False
     heads: Mapping[str, HeadLayout] = field(default_factory=dict)
 
 
@@ -79,6 +81,9 @@ FAMILIES: dict[str, FamilyTraits] = {
             "question-answering": HeadLayout("classifier", hidden=MODERNBERT_HIDDEN),
         },
     ),
+    "vit": FamilyTraits(
+        "encoder", "vit", images=True, heads={"image-classification": HeadLayout("classifier", pooling="cls")}
+    ),
 }
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -120,14 +125,30 @@ def rope_types(config: Any) -> list[str]:
 
 
 def longest_input(config: Any) -> int:
-    """Tokens that a base's positions reach."""
+    """Tokens that a base's positions reach; of an image base, those of every image."""
+    image = image_shape(config)
+    if image is not None:
+        height, width = _pair(config.patch_size)
+        return (image.height // height) * (image.width // width) + 1
     longest: int = config.max_position_embeddings
     return longest - config.pad_token_id - 1 if traits_of(config.model_type).padded_positions else longest
+
+
+def image_shape(config: Any) -> ImageShape | None:
+    """The pixels that an image base takes; None for a base that reads text."""
+    if not traits_of(config.model_type).images:
+        return None
+    return ImageShape(config.num_channels, *_pair(config.image_size))
 
 
 def heads_of(config: Any) -> dict[str, HeadLayout]:
     """The heads of a base's task models, by task type, with what its config says of them."""
     return {task: _configured(layout, config) for task, layout in traits_of(config.model_type).heads.items()}
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def _configured(layout: HeadLayout, config: Any) -> HeadLayout:

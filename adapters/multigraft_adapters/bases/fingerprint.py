@@ -46,6 +46,7 @@ OWN_FIELDS: dict[str, tuple[str, ...]] = {
     "gemma": GEMMA_FIELDS,
     "gemma2": GEMMA_FIELDS,
     "gemma3_text": GEMMA_FIELDS,
+    "vit": ("image_size", "patch_size", "num_channels", "qkv_bias"),
 }
 """Such fields that only one model type has, or that decide something only there."""
 

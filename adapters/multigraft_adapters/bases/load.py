@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from multigraft_adapters.bases.families import FamilyTraits, check_config, heads_of, longest_input, traits_of
+from multigraft_adapters.bases.families import (
+    FamilyTraits,
+    check_config,
+    heads_of,
+    image_shape,
+    longest_input,
+    traits_of,
+)
 from multigraft_adapters.bases.fingerprint import fingerprint, stored_tensors, tokenizer_hash
+from multigraft_adapters.bases.images import image_processor_hash
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.bases.resolve import base_display_name, resolve_base
 from multigraft_adapters.bases.spec import BaseSpec, KVLayout, LinearShape
@@ -23,7 +31,7 @@ LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A loaded, frozen base: the bare backbone, the output head of a decoder, the tokenizer."""
+    """A loaded, frozen base: the bare backbone, the output head of a decoder, the tokenizer (None for images)."""
 
     spec: BaseSpec
     folder: Path
@@ -44,7 +52,7 @@ def load_base(name: str, data_dir: Path, *, device: str = "auto", dtype: str = "
         folder=folder,
         model=model.base_model if spec.family == "decoder" else model,
         lm_head=model.get_output_embeddings() if spec.family == "decoder" else None,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(folder) if spec.image is None else None,
         eos_token_ids=_eos_token_ids(folder, model.config),
     )
 
@@ -56,22 +64,40 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
     check_config(config)
     with torch.device("meta"):
         backbone = AutoModel.from_config(config)
-    tokenizer = load_tokenizer(folder)
+    reading = _read_inputs(folder, config)
     return BaseSpec(
         name=name,
         model_type=config.model_type,
         family=traits.family,
         hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        max_length=min(longest_input(config), tokenizer.model_max_length),
+        vocab_size=reading.vocab_size,
+        max_length=reading.max_length,
         targets=_linear_targets(backbone),
         kv=_kv_layout(config, traits),
         has_pooler=any(key.endswith("pooler.dense.weight") for key in stored_tensors(folder)),
         backbone_prefix=traits.backbone_prefix,
         fingerprint=fingerprint(folder, config),
-        tokenizer_hash=tokenizer_hash(tokenizer),
+        tokenizer_hash=reading.hash,
         heads=heads_of(config),
+        image=image_shape(config),
     )
+
+
+class _Reading(NamedTuple):
+    """How a base reads its inputs: `hash` is of its tokenizer, or of what turns images into pixels."""
+
+    vocab_size: int
+    max_length: int
+    hash: str
+
+
+def _read_inputs(folder: Path, config: Any) -> _Reading:
+    image = image_shape(config)
+    if image is not None:
+        return _Reading(0, longest_input(config), image_processor_hash(folder, image))
+    tokenizer = load_tokenizer(folder)
+    longest = min(longest_input(config), tokenizer.model_max_length)
+    return _Reading(config.vocab_size, longest, tokenizer_hash(tokenizer))
 
 
 def load_tokenizer(folder: Path) -> Any:

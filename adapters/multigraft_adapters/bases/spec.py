@@ -33,6 +33,15 @@ class KVLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageShape:
+    """The pixels that an image base takes, in `transformers`' order."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class NormLayer:
     """A layer norm of a head, by its path in the task model."""
 
@@ -76,9 +85,11 @@ class BaseSpec:
 
     `name` is how the server shows the base. `targets` maps the path of each linear module inside the bare
     backbone (`AutoModel`) to its shape. `backbone_prefix` is what task models put before that path (`model`,
-    `bert`, `transformer`). `max_length` is in tokens. `fingerprint` is `sha256:` + hex over the tensors'
-    bytes as stored and the architecture's fields. `heads` tells, by task type, how transformers' task models of
-    this base answer; a type that is not in it has no such model.
+    `bert`, `transformer`). `max_length` is in tokens; an image base, whose pixels have the shape `image`, has
+    always that many (its patches and the class token) and no vocabulary. `fingerprint` is `sha256:` + hex over the
+    tensors' bytes as stored and the architecture's fields; `tokenizer_hash` that of the tokenizer, or of what
+    turns images into pixels. `heads` tells, by task type, how transformers' task models of this base answer; a
+    type that is not in it has no such model.
     """
 
     name: str
@@ -94,3 +105,4 @@ class BaseSpec:
     fingerprint: str
     tokenizer_hash: str
     heads: Mapping[str, HeadLayout] = field(default_factory=dict)
+    image: ImageShape | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multigraft_adapters.bases import Base
 from multigraft_adapters.bases.families import traits_of
@@ -22,7 +24,9 @@ class InputPacker:
         self._device: torch.device = base.model.device
 
     def pack(self, rows: Sequence[PlannedRow]) -> dict[str, Tensor]:
-        """The keyword arguments of the backbone, each (1, tokens), in the rows' order."""
+        """The keyword arguments of the backbone, in the rows' order: each (1, tokens), or the images' pixels."""
+        if self._traits.images:
+            return {"pixel_values": self._stacked(rows)}
         tokens = [token for part in rows for token in part.row.tokens[part.start : part.start + part.count]]
         positions = [place for part in rows for place in self._positions(part)]
         inputs = {"input_ids": self._packed(tokens), "position_ids": self._packed(positions)}
@@ -37,8 +41,26 @@ class InputPacker:
             return padded_positions(part.row.tokens, self._padding)
         return range(part.start, part.start + part.count)
 
+    def _stacked(self, rows: Sequence[PlannedRow]) -> Tensor:
+        images = [part.row.request.pixels for part in rows]
+        return torch.from_numpy(np.stack([image for image in images if image is not None])).to(self._device)
+
     def _packed(self, values: list[int]) -> Tensor:
         return torch.tensor([values], dtype=torch.long, device=self._device)
+
+
+class PackedImages(nn.Module):
+    """An image base's embeddings, which embed each image as it is, as one sequence of all images' tokens."""
+
+    def __init__(self, embeddings: nn.Module) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.patch_embeddings = embeddings.patch_embeddings
+
+    def forward(self, pixel_values: Tensor, **options: Any) -> Tensor:
+        """(images, channels, height, width) -> (1, images x tokens, hidden)."""
+        embedded: Tensor = self.embeddings(pixel_values, **options)
+        return embedded.flatten(0, 1)[None]
 
 
 def padded_positions(tokens: Sequence[int], padding: int) -> list[int]:

@@ -50,8 +50,10 @@ class Request:
     """One sequence to compute: a prompt to continue or an input to pool.
 
     `digest` is the adapter that computes it (`BASE_DIGEST` for the bare base), `task` the name that metrics and
-    fairness count it under. Times are seconds of `time.monotonic`. `sink` is called from the engine's thread
-    with each event of this request, in order; the last one is a `Finished` or a `Failed`, exactly once.
+    fairness count it under. On an image base the input is `pixels` (channels, height, width), in the shape that
+    the base takes, and `token_ids` holds a zero for each of its tokens. Times are seconds of `time.monotonic`.
+    `sink` is called from the engine's thread with each event of this request, in order; the last one is a
+    `Finished` or a `Failed`, exactly once.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Request:
     arrival: float
     deadline: float | None = None
     token_type_ids: tuple[int, ...] | None = None
+    pixels: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

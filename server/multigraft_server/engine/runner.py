@@ -19,7 +19,7 @@ from multigraft_server.engine.attention import (
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
-from multigraft_server.engine.inputs import InputPacker
+from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
 from multigraft_server.engine.layers import wrap_linears
@@ -46,6 +46,8 @@ class Runner:
         self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
         self._inputs = InputPacker(base)
+        if base.spec.image is not None:
+            base.model.embeddings = PackedImages(base.model.embeddings)
         self._logit_cap: float | None = getattr(base.model.config, "final_logit_softcapping", None)
         self._kv = kv
         self._pooler = _detach_pooler(base.model)
