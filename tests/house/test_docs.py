@@ -22,6 +22,7 @@ from multigraft_server.api.problems import PROBLEMS
 from multigraft_server.app import ROUTERS
 from multigraft_server.metrics import Metrics
 from multigraft_server.settings import ServerSettings
+from multigraft_training.demo.show import next_steps
 from multigraft_training.recipe import Recipe
 from tests.house.tree import ROOT
 
@@ -90,16 +91,18 @@ def test_the_commands_that_a_page_shows_can_be_typed(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, arguments in shown_commands(document.read_text("utf-8")):
-        assert name in COMMANDS
-        for argument in arguments:
-            if argument.startswith("runs/") and argument.endswith("/adapter"):
-                Path(argument).mkdir(parents=True, exist_ok=True)  # what a training run leaves behind
-        command(name).make_context(name, arguments)  # raises for an unknown option or a missing argument
+    for block in re.findall(r"^```sh\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        check_commands(block)
 
 
 def test_the_readme_shows_commands() -> None:
     assert len(list(shown_commands((ROOT / "README.md").read_text("utf-8")))) > 5
+
+
+def test_the_commands_that_the_demo_ends_with_can_be_typed() -> None:
+    text = next_steps("http://127.0.0.1:8100", "smollm2", has_key=True)
+    assert len(list(shown_commands(text))) > 1
+    check_commands(text)
 
 
 def page(name: str) -> str:
@@ -117,16 +120,26 @@ def plain(path: str) -> str:
     return re.sub(r":\w+}", "}", path)
 
 
+def check_commands(text: str) -> None:
+    """Raises click's errors for an unknown option or a missing argument; nothing is run."""
+    for name, arguments in shown_commands(text):
+        assert name in COMMANDS
+        for argument in arguments:
+            if argument.startswith("runs/") and argument.endswith("/adapter"):
+                Path(argument).mkdir(parents=True, exist_ok=True)  # what a training run leaves behind
+        command(name).make_context(name, arguments)
+
+
 def shown_commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Each `multigraft COMMAND ...`, also behind a script, in the shell blocks of a page: name and arguments."""
-    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.split(" < ")[0], comments=True)
-            words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
-            if words[:1] == ["multigraft"]:
-                yield words[1], words[2:]
-            elif words and words[0] in ("scripts/serve", "scripts/demo"):
-                yield words[0].removeprefix("scripts/"), words[1:]
+    """Each line `multigraft COMMAND ...`, also behind a script: the command's name and its arguments."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if not re.match(r"([A-Z_]+=\S+ )*(multigraft|scripts/serve|scripts/demo)( |$)", line):
+            continue
+        words = [word for word in shlex.split(line.split(" < ")[0], comments=True) if "=..." not in word]
+        if words[0] != "multigraft":
+            yield words[0].removeprefix("scripts/"), words[1:]
+        elif words[1] != "--help":
+            yield words[1], words[2:]
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
