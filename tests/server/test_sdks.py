@@ -43,6 +43,7 @@ def test_openai_chats(sdk: openai.OpenAI) -> None:
         temperature=0,
         logprobs=True,
         top_logprobs=2,
+        extra_body={"ignore_eos": True},
     )
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5
