@@ -10,12 +10,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, read_folder
 from multigraft_adapters.bases import BaseSpec, KVLayout, LinearShape
+from multigraft_adapters.bases.spec import HeadLayout
+from multigraft_adapters.methods import LoraDelta
 
 SPEC = BaseSpec(
     name="tiny",
@@ -38,6 +40,7 @@ SPEC = BaseSpec(
     backbone_prefix="model",
     fingerprint="sha256:" + "1" * 64,
     tokenizer_hash="sha256:" + "2" * 64,
+    heads={"text-classification": HeadLayout("score", pooling="last", bias=False)},
 )
 LABELS = {0: "billing", 1: "shipping", 2: "other"}
 TASK_MODELS = {
@@ -110,7 +113,13 @@ class TinyBase:
     spec: BaseSpec
 
 
-def peft_model(base: TinyBase, config: LoraConfig, seed: int = 0) -> PeftModel:
+def as_lora(delta: object) -> LoraDelta:
+    """A delta that is known to be a LoRA's."""
+    assert isinstance(delta, LoraDelta)
+    return delta
+
+
+def peft_model(base: TinyBase, config: PeftConfig, seed: int = 0) -> PeftModel:
     """A PEFT model on a tiny base, every trained tensor random."""
     task = {"num_labels": len(LABELS), "pad_token_id": 0} if config.task_type == "SEQ_CLS" else {}
     model = TASK_MODELS[str(config.task_type)].from_pretrained(base.folder, dtype=torch.float32, **task)

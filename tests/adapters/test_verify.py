@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from multigraft_adapters.artifact import MANIFEST_FILE, TENSORS_FILE, Limits, digest_of
 from multigraft_adapters.errors import AdapterLoadError, IntegrityError, InvalidAdapterError
 from multigraft_adapters.verify import TaskDeclaration, load, parse_declaration, verify
-from tests.adapters.made import LABELS, SPEC, Parts, classification_parts, generation_parts
+from tests.adapters.made import LABELS, SPEC, Parts, as_lora, classification_parts, generation_parts
 
 
 def test_a_foreign_adapter_gets_a_complete_manifest() -> None:
@@ -116,18 +116,18 @@ def test_loading_gives_what_verification_gave() -> None:
     loaded = load(adapter.files, adapter.digest, SPEC)
     assert loaded.manifest == adapter.manifest
     assert loaded.host_bytes == adapter.host_bytes > 0
-    assert loaded.delta.pairs.keys() == adapter.delta.pairs.keys() != set()
-    for path, pair in adapter.delta.pairs.items():
-        assert torch.equal(loaded.delta.pairs[path].a, pair.a)
-        assert torch.equal(loaded.delta.pairs[path].b, pair.b)
-        assert loaded.delta.pairs[path].scaling == pair.scaling
+    assert as_lora(loaded.delta).pairs.keys() == as_lora(adapter.delta).pairs.keys() != set()
+    for path, pair in as_lora(adapter.delta).pairs.items():
+        assert torch.equal(as_lora(loaded.delta).pairs[path].a, pair.a)
+        assert torch.equal(as_lora(loaded.delta).pairs[path].b, pair.b)
+        assert as_lora(loaded.delta).pairs[path].scaling == pair.scaling
     states = torch.ones(2, 8)
     assert torch.equal(loaded.head.forward(states), adapter.head.forward(states))
 
 
 def test_an_adapter_verified_under_a_higher_cap_still_loads() -> None:
     adapter = verify(generation_parts(rank=300).files(), SPEC, limits=Limits(max_rank=512))
-    assert load(adapter.files, adapter.digest, SPEC).delta.max_rank == 300
+    assert as_lora(load(adapter.files, adapter.digest, SPEC).delta).max_rank == 300
 
 
 def test_loading_refuses_damaged_files_and_another_base() -> None:
@@ -224,5 +224,5 @@ def test_a_delta_keeps_its_stored_dtype(dtype: torch.dtype) -> None:
     parts = generation_parts()
     parts.tensors = {name: tensor.to(dtype) for name, tensor in parts.tensors.items()}
     adapter = verify(parts.files(), SPEC)
-    assert {pair.a.dtype for pair in adapter.delta.pairs.values()} == {dtype}
+    assert {pair.a.dtype for pair in as_lora(adapter.delta).pairs.values()} == {dtype}
     assert adapter.host_bytes == sum(tensor.nbytes for tensor in parts.tensors.values())

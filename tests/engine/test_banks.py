@@ -13,7 +13,8 @@ from multigraft_server.engine.banks.low_rank import (
     LowRankBank,
     plan_columns,
 )
-from multigraft_server.engine.methods.prepared import PreparedPair, prepare_pair
+from multigraft_server.engine.banks.scales import ScaleBank, ScaleBanks, ScalePlace
+from multigraft_server.engine.methods.prepared import Affine, PreparedDelta, PreparedPair, prepare_pair
 from multigraft_server.engine.plan import Group
 
 CPU = torch.device("cpu")
@@ -102,3 +103,56 @@ def test_a_slot_that_is_written_again_keeps_nothing_of_what_was_there() -> None:
     y.zero_()
     bank.add_to(y, x, step)
     assert not y.any()
+
+
+def scale_banks(maps: dict[int, Affine]) -> tuple[ScaleBank, ScaleBanks]:
+    places = {"here": ScalePlace(OUT), "elsewhere": ScalePlace(OUT)}
+    banks = ScaleBanks(lambda delta: delta.outputs, places, CPU)
+    for slot, affine in maps.items():
+        banks.write(slot, PreparedDelta(outputs={"here": affine}))
+    banks.check_integrity()
+    assert places["here"].bank is not None and places["elsewhere"].bank is None
+    return places["here"].bank, banks
+
+
+def make_affine(seed: int, *, shift: bool) -> Affine:
+    generator = torch.Generator().manual_seed(seed)
+    scale, offset = torch.randn(2, OUT, generator=generator)
+    return Affine(scale, offset if shift else None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 60])
+def test_scales_and_shifts_of_each_slot_equal_their_slow_twin(rows: int, dtype: torch.dtype) -> None:
+    maps = {1: make_affine(1, shift=False), 2: make_affine(2, shift=True), 4: Affine(shift=torch.ones(OUT))}
+    bank, banks = scale_banks(maps)
+    # Slot 3 has no map: its tokens, between the others', and the base's must not change.
+    groups = [Group(slot, slot * rows, (slot + 1) * rows) for slot in range(5)]
+    values = torch.randn(5 * rows, OUT, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = values.clone().float()
+    for slot, affine in maps.items():
+        own = slice(slot * rows, (slot + 1) * rows)
+        scaled = expected[own] * (1.0 if affine.scale is None else affine.scale)
+        expected[own] = scaled + (0.0 if affine.shift is None else affine.shift)
+    step = banks.plan(groups)
+    assert step is not None and (step.rows is not None) == (rows == 1)
+    fast, slow = values.clone(), values.clone()
+    bank.apply(fast, step)
+    bank.apply_by_group(slow, step)
+    assert torch.equal(fast, slow)
+    for slot in (0, 3):
+        own = slice(slot * rows, (slot + 1) * rows)
+        assert torch.equal(fast[own], values[own]), "tokens without a map were changed"
+    torch.testing.assert_close(fast.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_a_cleared_slot_changes_nothing_and_its_row_is_used_again() -> None:
+    bank, banks = scale_banks({1: make_affine(1, shift=True)})
+    banks.clear(1)
+    assert banks.plan([Group(0, 0, 1), Group(1, 1, 2)]) is None
+    banks.write(2, PreparedDelta(outputs={"here": Affine(torch.full((OUT,), 2.0))}))
+    step = banks.plan([Group(2, 0, 3)])
+    assert step is not None and bank.scale.shape[0] == 2
+    values = torch.ones(3, OUT)
+    bank.apply(values, step)
+    assert torch.equal(values, torch.full((3, OUT), 2.0)), "a shift of what was here before is left"

@@ -16,6 +16,7 @@ from multigraft_adapters.errors import (
     RequestCancelledError,
     StepFailedError,
 )
+from multigraft_adapters.methods import LoraDelta
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.requests import Finished, PoolingParams, SamplingParams, Token
@@ -103,6 +104,7 @@ def test_one_load_serves_all_who_wait_for_it(load_tiny: LoadTiny) -> None:
 def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(load_tiny: LoadTiny) -> None:
     base = load_tiny("llama")
     broken = random_adapter(base.spec, "broken", 4, 1)
+    assert isinstance(broken.delta, LoraDelta)
     path = next(iter(broken.delta.pairs))
     pair = broken.delta.pairs[path]
     misshapen = {**broken.delta.pairs, path: type(pair)(torch.zeros(4, 5), pair.b, 1.0)}

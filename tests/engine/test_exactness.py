@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from multigraft_adapters.bases import Base
-from multigraft_adapters.methods.lora import apply_lora
+from multigraft_adapters.methods import applied
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.requests import PoolingParams, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
@@ -46,15 +46,8 @@ def make_adapters(base: Base) -> dict[str, VerifiedAdapter]:
 @contextmanager
 def with_delta(backbone: Any, adapter: VerifiedAdapter | None) -> Iterator[None]:
     """Add an adapter's reference apply to an unwrapped backbone."""
-    hooks = []
-    for path, pair in adapter.delta.pairs.items() if adapter else ():
-        module = backbone.get_submodule(path)
-        hooks.append(module.register_forward_hook(lambda m, args, y, pair=pair: y + apply_lora(args[0], pair)))
-    try:
+    with applied(backbone, adapter.delta) if adapter else nullcontext():
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.inference_mode()

@@ -155,6 +155,7 @@ def test_micro_batches_add_up_to_the_step_they_are_cut_from(
         values = recipe_values(base, task_type, folder, epochs=1, micro_batch_tokens=micro_batch_tokens)
         results.append(train(folder, values)[0])
     whole, cut = (verify(read_folder(r.folder / "adapter"), read_spec(base.name, base)).delta for r in results)
+    assert isinstance(whole, LoraDelta) and isinstance(cut, LoraDelta)
     assert whole.pairs.keys() == cut.pairs.keys() and whole.pairs
     for path, pair in whole.pairs.items():
         torch.testing.assert_close(pair.b, cut.pairs[path].b, atol=2e-4, rtol=0)
@@ -211,6 +212,7 @@ def test_an_artifact_that_says_something_else_than_was_trained_is_refused(
     bare = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, pad_token_id=0).eval()
     assert check_reference(bare, task, adapter, examples, expected) < 1e-5
 
+    assert isinstance(adapter.delta, LoraDelta)
     path, pair = next(iter(adapter.delta.pairs.items()))
     wrong = LoraDelta({**adapter.delta.pairs, path: replace(pair, scaling=pair.scaling * 2)})
     with pytest.raises(IntegrityError, match="does not compute what was trained"):

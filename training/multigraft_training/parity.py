@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from multigraft_adapters.errors import IntegrityError
-from multigraft_adapters.methods import Delta, LoraPair, apply_lora
+from multigraft_adapters.methods import LoraDelta, LoraPair, apply_lora
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.examples import Example
 from multigraft_training.tasks import TrainingTask
@@ -20,7 +20,7 @@ RELATIVE_TOLERANCE = 1e-3
 
 
 @contextmanager
-def applied(backbone: nn.Module, delta: Delta) -> Iterator[None]:
+def applied(backbone: nn.Module, delta: LoraDelta) -> Iterator[None]:
     """Let each target of the bare backbone add its pair by the reference apply."""
     hooks = [
         backbone.get_submodule(path).register_forward_hook(_adding(pair)) for path, pair in delta.pairs.items()
@@ -44,6 +44,7 @@ def check_reference(
 
     `base_model` is the task model without the delta, fp32. Raises IntegrityError when they are not the same.
     """
+    assert isinstance(adapter.delta, LoraDelta)  # the method that a recipe can name
     difference = scale = 0.0
     with torch.inference_mode(), applied(base_model.base_model, adapter.delta):
         for example, outputs in zip(examples, expected, strict=True):

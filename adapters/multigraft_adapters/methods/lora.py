@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from multigraft_adapters.artifact import Limits, joined, listed
 from multigraft_adapters.bases.spec import BaseSpec
-from multigraft_adapters.methods.lora_config import DEFAULT_ALPHA, DEFAULT_RANK, read_settings
-from multigraft_adapters.methods.lora_targets import LoraSettings
-from multigraft_adapters.tensors_file import PEFT_PREFIX
+from multigraft_adapters.methods.lora_config import DEFAULT_ALPHA, DEFAULT_RANK, LoraSettings, read_settings
+from multigraft_adapters.methods.target_tensors import (
+    TargetTensors,
+    check_coverage,
+    declared_paths,
+    shape_problem,
+    take_tensors,
+)
 
 FACTORS = {"A": ".lora_A.weight", "B": ".lora_B.weight"}
 UNSUPPORTED_TENSORS = {
@@ -53,6 +58,16 @@ class LoraDelta:
     def nbytes(self) -> int:
         return sum(pair.nbytes for pair in self.pairs.values())
 
+    @property
+    def modules(self) -> Mapping[str, LoraPair]:
+        """The pairs, as every delta at modules names its parts."""
+        return self.pairs
+
+    def forward(self, path: str, module: nn.Module, x: Tensor) -> Tensor:
+        """The reference: what the target at `path` computes with the delta. x (..., in) -> (..., out)."""
+        y: Tensor = module.forward(x)
+        return y + apply_lora(x, self.pairs[path])
+
 
 def apply_lora(x: Tensor, pair: LoraPair) -> Tensor:
     """What the pair adds to its target's output: scaling * (x A^T) B^T, in the dtype of `x`.
@@ -73,11 +88,12 @@ def read_lora(
     found: list[str] = []
     settings = read_settings(config, limits, found)
     _refuse_unsupported(tensors, found)
-    factors = _take_factors(tensors, spec, found)
+    factors = take_tensors(tensors, FACTORS, spec, found)
     pairs: dict[str, LoraPair] = {}
     if settings is not None:
-        declared = _declared(settings, factors, spec, found)
-        _check_coverage(declared, factors, found)
+        declared = declared_paths(settings, factors, spec, found)
+        found += settings.pattern_problems(factors.path_in_peft(path) for path in declared)
+        check_coverage("LoRA", {path: tuple(FACTORS) for path in declared}, factors, found)
         pairs = _pairs(settings, declared, factors, spec, found)
     problems += found
     return None if found else LoraDelta(pairs)
@@ -94,17 +110,6 @@ def describe_lora(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(slots=True)
-class _Factors:
-    """LoRA's tensors by factor and target path. `root` is what PEFT saw before the backbone's paths."""
-
-    root: str
-    by_path: dict[str, dict[str, Tensor]]
-
-    def path_in_peft(self, path: str) -> str:
-        return self.root + path
-
-
 def _refuse_unsupported(tensors: dict[str, Tensor], found: list[str]) -> None:
     for marker, reason in UNSUPPORTED_TENSORS.items():
         names = sorted(name for name in tensors if marker in name)
@@ -114,80 +119,20 @@ def _refuse_unsupported(tensors: dict[str, Tensor], found: list[str]) -> None:
             found.append(f"{reason}: {listed(names)}")
 
 
-def _take_factors(tensors: dict[str, Tensor], spec: BaseSpec, found: list[str]) -> _Factors:
-    """Take the tensors that are named as factors; those of no linear module of the backbone are problems."""
-    task_root = f"{spec.backbone_prefix}." if spec.backbone_prefix else ""
-    by_path: dict[str, dict[str, Tensor]] = {}
-    roots: set[str] = set()
-    strangers: list[str] = []
-    for name, factor, peft_path in [*_factor_names(tensors)]:
-        tensor = tensors.pop(name)
-        root = "" if peft_path in spec.targets else task_root
-        path = peft_path.removeprefix(root)
-        if root + path == peft_path and path in spec.targets:
-            roots.add(root)
-            by_path.setdefault(path, {})[factor] = tensor
-        else:
-            strangers.append(name)
-    if strangers:
-        found.append(f"not of a linear module in the base's backbone: {listed(sorted(strangers))}")
-    if len(roots) > 1:
-        found.append(f"some tensors' names have {task_root!r} before the backbone's path, others do not")
-    return _Factors(roots.pop() if len(roots) == 1 else task_root, by_path)
-
-
-def _factor_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
-    """The name, the factor and the path of each tensor that is named as a factor."""
-    for name in tensors:
-        for factor, suffix in FACTORS.items():
-            if name.startswith(PEFT_PREFIX) and name.endswith(suffix):
-                yield name, factor, name[len(PEFT_PREFIX) : -len(suffix)]
-
-
-def _declared(settings: LoraSettings, factors: _Factors, spec: BaseSpec, found: list[str]) -> list[str]:
-    """The target paths on which PEFT puts LoRA."""
-    in_peft = {factors.path_in_peft(path): path for path in spec.targets}
-    unmatched = settings.unmatched(in_peft)
-    if unmatched:
-        found.append(f"target_modules: no linear module of the base is named {listed(unmatched)}")
-    declared = [path for peft_path, path in in_peft.items() if settings.declares(peft_path)]
-    if not declared and not unmatched:
-        found.append("the config declares no module of the base at all")
-    found += settings.pattern_problems(factors.path_in_peft(path) for path in declared)
-    return declared
-
-
-def _check_coverage(declared: list[str], factors: _Factors, found: list[str]) -> None:
-    spare = sorted(factors.by_path.keys() - set(declared))
-    if spare:
-        found.append(f"the config does not declare LoRA on {listed(spare)}, the tensors have it")
-    missing = [
-        f"{factors.path_in_peft(path)}{suffix}"
-        for path in declared
-        for factor, suffix in FACTORS.items()
-        if factor not in factors.by_path.get(path, {})
-    ]
-    if missing:
-        found.append(f"missing tensors: {listed(missing)}")
-
-
 def _pairs(
-    settings: LoraSettings, declared: list[str], factors: _Factors, spec: BaseSpec, found: list[str]
+    settings: LoraSettings, declared: list[str], factors: TargetTensors, spec: BaseSpec, found: list[str]
 ) -> dict[str, LoraPair]:
     """The declared pairs that are complete; a wrong shape is a problem."""
     pairs: dict[str, LoraPair] = {}
     wrong: list[str] = []
     for path in declared:
-        tensors = factors.by_path.get(path, {})
-        rank, shape = settings.rank_of(factors.path_in_peft(path)), spec.targets[path]
+        in_peft, shape, tensors = factors.path_in_peft(path), spec.targets[path], factors.of(path)
+        rank = settings.rank_of(in_peft)
         expected = {"A": [rank, shape.in_features], "B": [shape.out_features, rank]}
-        for factor, tensor in tensors.items():
-            if list(tensor.shape) != expected[factor]:
-                name = factors.path_in_peft(path) + FACTORS[factor]
-                wrong.append(f"{name} {list(tensor.shape)} (not {expected[factor]})")
+        found_here = (shape_problem(factors, path, factor, sizes) for factor, sizes in expected.items())
+        wrong += [problem for problem in found_here if problem is not None]
         if tensors.keys() == FACTORS.keys():
-            scaling = settings.scaling_of(factors.path_in_peft(path))
-            pairs[path] = LoraPair(tensors["A"], tensors["B"], scaling)
+            pairs[path] = LoraPair(tensors["A"], tensors["B"], settings.scaling_of(in_peft))
     if wrong:
         found.append(f"tensors of a wrong shape: {joined(wrong)}")
     return pairs

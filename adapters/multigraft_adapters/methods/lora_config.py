@@ -1,63 +1,88 @@
-"""PEFT's LoraConfig, read from JSON strictly: what changes the maths and is not supported is a problem."""
+"""PEFT's LoraConfig: which modules, which ranks and scalings; what cannot be honoured is a problem."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from multigraft_adapters.artifact import CONFIG_FILE, Limits, listed, shown
-from multigraft_adapters.methods.lora_targets import LoraSettings, Names, Pattern
+from multigraft_adapters.artifact import CONFIG_FILE, Limits, shown
+from multigraft_adapters.methods.config_reader import ORIGIN_KEYS, ConfigReader, Keys, flag_problem
+from multigraft_adapters.methods.targets import ModuleSettings, Pattern, depends_on_order, value_of
 
-ALL_LINEAR = "all-linear"
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 MAX_ALPHA = 1_000_000
-MAX_ENTRIES = 2048
-"""The cap of a list or a table of the config."""
 
-READ_KEYS = frozenset(
-    ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-    + ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
-    + ("bias", "init_lora_weights")
+KEYS = Keys(
+    read=frozenset(
+        ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+        + ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
+        + ("bias", "init_lora_weights")
+    ),
+    ignored=ORIGIN_KEYS.union(
+        # of training, or of how the base's weights lie in memory
+        ("lora_dropout", "fan_in_fan_out", "runtime_config"),
+        # parameters of what another key switches on, and that key is looked at
+        ("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    ),
+    refused={
+        "use_dora": "DoRA is not supported",
+        "lora_bias": "a bias of LoRA's B is not supported",
+        "alora_invocation_tokens": "activated LoRA is not supported",
+        "layer_replication": "replicated layers would change the shared base",
+        "target_parameters": "LoRA on bare parameters is not supported",
+        "trainable_token_indices": "trained tokens are not supported",
+        "use_qalora": "QALoRA is not supported",
+        "use_bdlora": "block-diagonal LoRA is not supported",
+        "arrow_config": "Arrow routing is not supported",
+        "kasa_config": "KaSA would change the shared base",
+        "monteclora_config": "MonteCLoRA is not supported",
+        "velora_config": "VeLoRA is not supported",
+        "megatron_config": "Megatron's layers are not supported",
+        "ensure_weight_tying": "tied adapters are not supported",
+    },
 )
-IGNORED_KEYS = frozenset(
-    # where the adapter came from
-    ("auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode")
-    # of training, or of how the base's weights lie in memory
-    + ("lora_dropout", "fan_in_fan_out", "runtime_config")
-    # parameters of what another key switches on, and that key is looked at
-    + ("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config")
-)
-REFUSED_KEYS = {
-    "use_dora": "DoRA is not supported",
-    "lora_bias": "a bias of LoRA's B is not supported",
-    "alora_invocation_tokens": "activated LoRA is not supported",
-    "layer_replication": "replicated layers would change the shared base",
-    "target_parameters": "LoRA on bare parameters is not supported",
-    "trainable_token_indices": "trained tokens are not supported",
-    "use_qalora": "QALoRA is not supported",
-    "use_bdlora": "block-diagonal LoRA is not supported",
-    "arrow_config": "Arrow routing is not supported",
-    "kasa_config": "KaSA would change the shared base",
-    "monteclora_config": "MonteCLoRA is not supported",
-    "velora_config": "VeLoRA is not supported",
-    "megatron_config": "Megatron's layers are not supported",
-    "ensure_weight_tying": "tied adapters are not supported",
-}
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 """How A and B may have begun, beside true and false. Other ways begin by changing the base."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.\-]+")
-_FIRST_LAYER = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
-_CLASSIFIER_NAMES = frozenset({"classifier", "score"})
-"""What PEFT adds to modules_to_save when the task type is SEQ_CLS."""
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings(ModuleSettings):
+    """What of a LoraConfig decides the maths. Of several patterns that match, the first holds."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    rank_patterns: tuple[Pattern, ...]
+    alpha_patterns: tuple[Pattern, ...]
+
+    def rank_of(self, path: str) -> int:
+        return int(value_of(path, self.rank_patterns, self.rank))
+
+    def scaling_of(self, path: str) -> float:
+        """What B A is multiplied with: alpha / r, or rsLoRA's alpha / sqrt(r)."""
+        alpha, rank = value_of(path, self.alpha_patterns, self.alpha), self.rank_of(path)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    def pattern_problems(self, paths: Iterable[str]) -> list[str]:
+        """The tables whose values at `paths` depend on the order of their keys, which JSON does not keep."""
+        paths = list(paths)
+        tables = {"rank_pattern": self.rank_patterns, "alpha_pattern": self.alpha_patterns}
+        return [
+            f"{CONFIG_FILE}: {table}: which of its keys holds for {shown(path)} depends on their order"
+            for table, patterns in tables.items()
+            for path in [path for path in paths if depends_on_order(path, patterns)][:1]
+        ]
 
 
 def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]) -> LoraSettings | None:
     """What a LoraConfig's JSON says; None, with every problem noted, when any of it cannot be honoured."""
-    reader = _Reader(config)
-    reader.refuse_unsupported()
+    reader = ConfigReader(config)
+    reader.refuse_unsupported(KEYS)
+    reader.value("bias", "none", lambda bias: None if bias == "none" else "trained biases are not supported")
+    reader.value("init_lora_weights", True, _init_problem)
 
     def rank_problem(value: Any) -> str | None:
         is_rank = type(value) is int and 1 <= value <= limits.max_rank
@@ -66,7 +91,7 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
     settings = LoraSettings(
         rank=reader.value("r", DEFAULT_RANK, rank_problem),
         alpha=reader.value("lora_alpha", DEFAULT_ALPHA, _alpha_problem),
-        rslora=reader.value("use_rslora", False, _flag_problem),
+        rslora=reader.value("use_rslora", False, flag_problem),
         targets=reader.targets(),
         excluded=reader.names("exclude_modules"),
         saved=reader.saved_modules(),
@@ -79,111 +104,11 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
     return None if reader.problems else settings
 
 
-class _Reader:
-    """Reads one config key by key; null means absent. A wrong value is noted and read as if absent."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = {key: value for key, value in config.items() if value is not None}
-        self.problems: list[str] = []
-
-    def refuse_unsupported(self) -> None:
-        known = READ_KEYS | IGNORED_KEYS | REFUSED_KEYS.keys()
-        used = {key for key, value in self._config.items() if value is not False and value not in ("", [], {})}
-        for key in sorted(used & REFUSED_KEYS.keys()):
-            self._problem(key, REFUSED_KEYS[key])
-        if unknown := sorted(used - known):
-            self._problem(listed(unknown), "unknown, and may change the result")
-        self.value("bias", "none", lambda bias: None if bias == "none" else "trained biases are not supported")
-        self.value("init_lora_weights", True, _init_problem)
-
-    def value(self, key: str, default: Any, problem_of: Callable[[Any], str | None]) -> Any:
-        value = self._config.get(key, default)
-        problem = problem_of(value)
-        if problem is not None:
-            self._problem(key, problem)
-            return default
-        return value
-
-    def targets(self) -> Names | None:
-        value = self._config.get("target_modules")
-        if isinstance(value, str) and value.lower() == ALL_LINEAR:
-            return None
-        if not value:
-            self._problem("target_modules", "is missing or empty")
-        return self.names("target_modules")
-
-    def names(self, key: str) -> Names:
-        value = self._config.get(key)
-        if not isinstance(value, str) or not value:
-            return Names(frozenset(self._strings(key, value or [])))
-        plain = self._plain(key, [value])
-        return Names(pattern=re.compile(value)) if plain else Names()
-
-    def saved_modules(self) -> frozenset[str]:
-        saved = frozenset(self._strings("modules_to_save", self._config.get("modules_to_save", [])))
-        return saved | _CLASSIFIER_NAMES if self._config.get("task_type") == "SEQ_CLS" else saved
-
-    def layers(self) -> frozenset[int] | None:
-        value = self._config.get("layers_to_transform", [])
-        indexes = value if isinstance(value, list) else [value]
-        if len(indexes) > MAX_ENTRIES or not all(type(index) is int and index >= 0 for index in indexes):
-            self._problem("layers_to_transform", f"{shown(value)} is not a list of layer numbers")
-            return None
-        if indexes and isinstance(self._config.get("target_modules"), str):
-            self._problem("layers_to_transform", "needs target_modules to be a list of names")
-        return frozenset(indexes) or None
-
-    def layer_patterns(self) -> tuple[re.Pattern[str], ...]:
-        value = self._config.get("layers_pattern") or []
-        names = self._strings("layers_pattern", [value] if isinstance(value, str) else value)
-        if names and self._config.get("layers_to_transform") is None:
-            self._problem("layers_pattern", "needs layers_to_transform")
-        plain = self._plain("layers_pattern", names)
-        return tuple(re.compile(rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in plain) or (_FIRST_LAYER,)
-
-    def patterns(self, key: str, problem_of: Callable[[Any], str | None]) -> tuple[Pattern, ...]:
-        table = self._config.get(key, {})
-        if not isinstance(table, dict) or len(table) > MAX_ENTRIES:
-            self._problem(key, f"is not a table of at most {MAX_ENTRIES} values by module name")
-            return ()
-        wrong = {name: problem for name, value in table.items() if (problem := problem_of(value)) is not None}
-        for name, problem in wrong.items():
-            self._problem(f"{key}: {shown(name)}", problem)
-        plain = self._plain(key, [name for name in table if name not in wrong])
-        return tuple(Pattern(name, re.compile(rf"(.*\.)?({name})$"), table[name]) for name in plain)
-
-    def _plain(self, key: str, names: list[str]) -> list[str]:
-        """The names that mean no more as a regular expression than they say; the others are problems.
-
-        An uploaded expression could be made to match for hours. A leading ^ is PEFT's way to say a whole path.
-        """
-        plain = [name for name in names if _PLAIN.fullmatch(name.removeprefix("^"))]
-        if expressions := sorted(set(names).difference(plain)):
-            self._problem(key, f"regular expressions are not run, give module names: {listed(expressions)}")
-        return plain
-
-    def _strings(self, key: str, value: Any) -> list[str]:
-        if not isinstance(value, list) or len(value) > MAX_ENTRIES:
-            self._problem(key, f"is not a list of at most {MAX_ENTRIES} names")
-            return []
-        strings = [item for item in value if isinstance(item, str) and item]
-        if len(strings) < len(value):
-            self._problem(key, "holds something that is not a name")
-        return strings
-
-    def _problem(self, key: str, problem: str) -> None:
-        self.problems.append(f"{CONFIG_FILE}: {key}: {problem}")
-
-
 def _alpha_problem(value: Any) -> str | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 < value <= MAX_ALPHA:
         return None
     return f"{shown(value)} is not a number above 0 and at most {MAX_ALPHA}"
-
-
-def _flag_problem(value: Any) -> str | None:
-    return None if isinstance(value, bool) else f"{shown(value)} is not true or false"
 
 
 def _init_problem(value: Any) -> str | None:

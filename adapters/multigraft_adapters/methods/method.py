@@ -11,9 +11,10 @@ from torch import Tensor
 
 from multigraft_adapters.artifact import Limits
 from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.methods.ia3 import Ia3Delta
 from multigraft_adapters.methods.lora import LoraDelta
 
-Delta = LoraDelta
+Delta = LoraDelta | Ia3Delta
 """The deltas that the methods read; each has `nbytes`."""
 
 ReadDelta = Callable[[Mapping[str, Any], dict[str, Tensor], BaseSpec, Limits, list[str]], Delta | None]

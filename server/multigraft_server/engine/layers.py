@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks.low_rank import LowRankBank
+from multigraft_server.engine.banks.scales import ScalePlace
 from multigraft_server.engine.context import StepContext
 
 
 class DeltaLinear(nn.Module):
     """A frozen linear module (`nn.Linear` or `Conv1D`) plus the delta of each token's slot.
 
-    Swapping an adapter writes into the banks; the module tree never changes. Each is None until the first
+    Swapping an adapter writes into the banks; the module tree never changes. Each bank is None until the first
     adapter that needs it here is placed.
     """
 
@@ -23,13 +25,23 @@ class DeltaLinear(nn.Module):
         self.base = base
         self.shape = shape
         self.low_rank: LowRankBank | None = None
+        self.inputs = ScalePlace(shape.in_features)
+        self.outputs = ScalePlace(shape.out_features)
         self._context = context
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y: Tensor = self.base(x)
         step = self._context.delta
-        if step is not None and self.low_rank is not None and step.low_rank is not None:
+        if step is None:
+            y: Tensor = self.base(x)
+            return y
+        if step.inputs is not None and self.inputs.bank is not None:
+            x = x.clone(memory_format=torch.contiguous_format)
+            self.inputs.bank.apply(x.view(-1, x.shape[-1]), step.inputs)
+        y = self.base(x)
+        if step.outputs is not None and self.outputs.bank is not None:
+            self.outputs.bank.apply(y.view(-1, y.shape[-1]), step.outputs)
+        if step.low_rank is not None and self.low_rank is not None:
             self.low_rank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step.low_rank)
         return y
 

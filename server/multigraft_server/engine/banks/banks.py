@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from multigraft_server.engine.banks.low_rank import LowRankBanks
+from multigraft_server.engine.banks.scales import ScaleBanks
 from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.layers import DeltaLinear
 from multigraft_server.engine.methods.prepared import PreparedDelta
@@ -34,7 +35,13 @@ class Banks:
         self, linears: Mapping[str, DeltaLinear], num_slots: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._low_rank = LowRankBanks(linears, num_slots, device, dtype)
-        self._kinds: tuple[BankKind, ...] = (self._low_rank,)
+        self._inputs = ScaleBanks(
+            lambda delta: delta.inputs, {path: linear.inputs for path, linear in linears.items()}, device
+        )
+        self._outputs = ScaleBanks(
+            lambda delta: delta.outputs, {path: linear.outputs for path, linear in linears.items()}, device
+        )
+        self._kinds: tuple[BankKind, ...] = (self._low_rank, self._inputs, self._outputs)
 
     @property
     def num_bytes(self) -> int:
@@ -52,7 +59,11 @@ class Banks:
 
     def plan(self, groups: Sequence[Group]) -> DeltaStep | None:
         """How the linear modules compute these groups; None when they are the base's alone."""
-        step = DeltaStep(low_rank=self._low_rank.plan(groups))
+        step = DeltaStep(
+            low_rank=self._low_rank.plan(groups),
+            inputs=self._inputs.plan(groups),
+            outputs=self._outputs.plan(groups),
+        )
         return step if step else None
 
     def check_integrity(self) -> None:

@@ -126,7 +126,7 @@ class LowRankBanks:
 
     def write(self, slot: int, delta: PreparedDelta) -> None:
         """Put a delta's products into a slot that is clear."""
-        pairs = {path: module.low_rank for path, module in delta.modules.items() if module.low_rank is not None}
+        pairs = delta.low_rank
         if not pairs:
             return
         columns = self._space.allocate(slot, max(pair.rank for pair in pairs.values()))

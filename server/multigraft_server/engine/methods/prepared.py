@@ -26,17 +26,20 @@ class PreparedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedModule:
-    """What an adapter does at one linear module; None is nothing."""
+class Affine:
+    """v -> v * scale + shift, each (n,) in fp32; None is 1 and 0."""
 
-    low_rank: PreparedPair | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedDelta:
-    """What an adapter does to the base."""
+    """What an adapter does to the base, each operation by module path."""
 
-    modules: Mapping[str, PreparedModule] = field(default_factory=dict)
+    low_rank: Mapping[str, PreparedPair] = field(default_factory=dict)
+    inputs: Mapping[str, Affine] = field(default_factory=dict)
+    outputs: Mapping[str, Affine] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -56,6 +59,6 @@ def _tensors_of(part: object) -> Iterator[Tensor]:
     elif isinstance(part, Mapping):
         for value in part.values():
             yield from _tensors_of(value)
-    elif isinstance(part, PreparedDelta | PreparedModule | PreparedPair):
+    elif isinstance(part, PreparedDelta | PreparedPair | Affine):
         for entry in fields(part):
             yield from _tensors_of(getattr(part, entry.name))
