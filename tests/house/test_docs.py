@@ -46,6 +46,13 @@ def test_cli_md_names_every_option_of_a_command(name: str) -> None:
     assert not [option for option in options if f"`{option}" not in section]
 
 
+def test_every_command_keeps_its_data_in_the_same_folder() -> None:
+    options = [option for name in COMMANDS for option in command(name).params if option.name == "data_dir"]
+    assert len(options) > 1
+    folder = ServerSettings.model_fields["data_dir"].default
+    assert {option.default for option in options if isinstance(option.default, Path)} == {folder}
+
+
 def test_settings_md_names_every_setting() -> None:
     assert set(rows("settings.md")) == set(ServerSettings.model_fields)
 

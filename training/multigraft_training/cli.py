@@ -13,7 +13,7 @@ import click
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("data"),
+    default=Path("multigraft-data"),
     show_default=True,
     help="Where unpacked bases are kept; the server's data folder.",
 )
