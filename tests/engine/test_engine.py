@@ -48,6 +48,22 @@ def test_a_finished_request_tells_when_it_ran_and_in_what_company(load_tiny: Loa
     assert last.timing.step_adapters == 3
 
 
+def test_requests_submitted_together_share_a_step(load_tiny: LoadTiny) -> None:
+    base = load_tiny("llama")
+    names = "abcdef"
+    adapters = {name: random_adapter(base.spec, name, 4, seed) for seed, name in enumerate(names)}
+    with running_engine(base, adapters) as loop:
+        run_all(loop, [(name, PROMPT, SHORT) for name in names])
+        for _ in range(20):
+            outcomes = [Outcome() for _ in names]
+            with loop.together():
+                for name, outcome in zip(names, outcomes, strict=True):
+                    loop.submit(make_request(outcome, PROMPT, PoolingParams("head"), digest=name))
+            for outcome in outcomes:
+                assert isinstance(outcome.last, Finished)
+                assert outcome.last.timing.step_adapters == len(names)
+
+
 def test_a_cancelled_request_frees_its_row_within_a_step(load_tiny: LoadTiny) -> None:
     with running_engine(load_tiny("llama"), {}) as loop:
         outcome = Outcome()

@@ -139,11 +139,12 @@ class _Asked:
 
 
 async def _predict_all(parts: Parts, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
-    """Submits all entries back to back, so that one step of the engine can compute them together."""
+    """Submits all entries at once, so that one step of the engine can compute them together."""
     with ExitStack() as calls:
         await asyncio.gather(*(one.prepare(parts, calls) for one in asked))
-        for one in asked:
-            one.submit(parts)
+        with parts.engine.together():
+            for one in asked:
+                one.submit(parts)
         return list(await asyncio.gather(*(one.result() for one in asked)))
 
 

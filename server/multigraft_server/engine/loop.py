@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
@@ -27,7 +28,7 @@ IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
-    request: Request
+    requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class EngineLoop:
         self._settings = settings
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._lock = threading.Lock()
+        self._together = threading.local()
         self._open: dict[str, int] = {}  # request id to its prompt's tokens
         self._open_tokens = 0
         self._engine: Engine | None = None
@@ -95,7 +97,23 @@ class EngineLoop:
             self._refuse_if_full(request)
             self._open[request.id] = len(request.token_ids)
             self._open_tokens += len(request.token_ids)
-        self._inbox.put(_Submit(replace(request, sink=self._counted(request))))
+        counted = replace(request, sink=self._counted(request))
+        batch: list[Request] | None = getattr(self._together, "batch", None)
+        if batch is None:
+            self._inbox.put(_Submit((counted,)))
+        else:
+            batch.append(counted)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread submits inside reaches the engine at once, so that one step can take all of it."""
+        self._together.batch = []
+        try:
+            yield
+        finally:
+            batch, self._together.batch = self._together.batch, None
+            if batch:
+                self._inbox.put(_Submit(tuple(batch)))
 
     def cancel(self, request_id: str) -> None:
         """End a request; it may have ended already."""
@@ -175,8 +193,8 @@ class EngineLoop:
                 message = self._inbox.get_nowait()
             except Empty:
                 break
-            if isinstance(message, _Submit):
-                message.request.sink(Failed(reason))
+            for request in message.requests if isinstance(message, _Submit) else ():
+                request.sink(Failed(reason))
         engine.fail_all(reason)
         self._snapshot = engine.snapshot()
         engine.close()
@@ -184,7 +202,8 @@ class EngineLoop:
 
 def _act(engine: Engine, message: _Submit | _Cancel | _Arrived) -> None:
     if isinstance(message, _Submit):
-        engine.accept(message.request)
+        for request in message.requests:
+            engine.accept(request)
     elif isinstance(message, _Cancel):
         engine.cancel(message.request_id)
     else:
