@@ -1,0 +1,48 @@
+"""`multigraft demo`: see it work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--base", default="smollm2", show_default=True, help="A decoder: short name, folder or Hugging Face id."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("multigraft-data"),
+    show_default=True,
+    help="Where the base, the adapters and the runs are kept.",
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Of the server.  [default: 8100, or any if it is taken]"
+)
+@click.option("--api-key", envvar="MULTIGRAFT_API_KEY", show_envvar=True, help="The key that the server asks for.")
+@click.option("--exit", "does_exit", is_flag=True, help="End the server after the tables, rather than at Ctrl-C.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the tables' content as JSON.")
+def demo(
+    base: str, data_dir: Path, port: int | None, api_key: str | None, does_exit: bool, json_file: str | None
+) -> None:
+    """Train three tasks while a server answers, then ask them all at once.
+
+    A server starts on one base. Two classifiers and a chat style are trained on small data sets that come with
+    multigraft, and pushed while the server goes on answering. Then one text is sent to all three, and the base
+    and the style chat side by side. Takes some minutes on two cores.
+
+    The exit code is 0 when all three answered, at least three distinct adapters were computed in one step, and
+    no request failed on the way; else 1.
+    """
+    from rich.console import Console
+
+    from multigraft_training.demo.processes import ending_on_signals
+    from multigraft_training.demo.story import DemoOptions, tell
+
+    options = DemoOptions(base, data_dir, port, api_key, does_exit, json_file)
+    with ending_on_signals():
+        is_right = tell(options, Console(highlight=False, emoji=False))
+    if not is_right:
+        raise click.exceptions.Exit(1)
