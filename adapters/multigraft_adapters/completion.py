@@ -13,9 +13,11 @@ from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.declaration import PART, TaskDeclaration
 from multigraft_adapters.heads import HeadKind, kind_for
 from multigraft_adapters.manifest import (
+    ACTIVATION_OF,
     TASK_TYPES,
     HeadSpec,
     Manifest,
+    ProblemType,
     TaskType,
     canonical_json,
     manifest_problems,
@@ -27,6 +29,8 @@ TASK_TYPE_OF_PEFT: dict[str, TaskType] = {
     "CAUSAL_LM": "text-generation",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
+REGRESSION_LABEL = {"0": "LABEL_0"}
+"""How transformers names the number of a regression that has no name."""
 DECLARED = f"the part {PART!r}"
 _LABELS = TypeAdapter(dict[int, str])
 
@@ -38,6 +42,11 @@ class Draft:
         self._values: dict[str, Any] = copy.deepcopy(dict(given or {}))
         self._problems = problems
         self._noted: set[str] = set()  # fields whose absence is already a problem
+
+    @property
+    def task_type(self) -> str:
+        """The task type so far; empty while nothing says it."""
+        return str(self._values.get("task_type") or "")
 
     def declare(self, declaration: TaskDeclaration) -> None:
         """Add what the upload says."""
@@ -103,6 +112,9 @@ class Draft:
         """
         if not self._values.get("id2label"):
             self._noted.add("the manifest")
+        problem = self._values.get("problem_type")
+        if isinstance(problem, str) and problem in ACTIVATION_OF:
+            _fill(self._part("head"), "activation", ACTIVATION_OF[problem])
         try:
             return HeadSpec.model_validate_json(canonical_json(self._values["head"]))
         except ValidationError as error:
@@ -119,6 +131,8 @@ class Draft:
 
     def labels(self, limits: Limits) -> dict[int, str] | None:
         """The label map; None when there is none, or it is malformed."""
+        if self._values.get("problem_type") == "regression":
+            _fill(self._values, "id2label", REGRESSION_LABEL)
         try:
             labels = _LABELS.validate_json(canonical_json(self._values.get("id2label")), strict=True)
         except ValidationError:
@@ -130,7 +144,7 @@ class Draft:
     def finish(self) -> Manifest | None:
         """The manifest; None, with its problems noted, when it is not valid."""
         if self._values.get("task_type") == "text-classification":
-            _fill(self._values, "problem_type", "single_label_classification")
+            _fill(self._values, "problem_type", self._implied_problem())
         if self._values.get("prompt") is not None and self._values.get("task_type") != "text-generation":
             self._problems.append("prompt: only a text-generation task has one")
         try:
@@ -139,6 +153,16 @@ class Draft:
             known = tuple(f"{MANIFEST_FILE}: {field}{end}" for field in self._noted for end in ":.")
             self._problems += [text for text in manifest_problems(error) if not text.startswith(known)]
             return None
+
+    def _implied_problem(self) -> ProblemType:
+        """What a classification whose problem type nobody says is, by its labels and their activation."""
+        activation, labels = self._part("head").get("activation"), self._values.get("id2label")
+        has_one = isinstance(labels, dict) and len(labels) == 1
+        if activation == "none" and has_one:
+            return "regression"
+        if activation == "sigmoid" and not has_one:
+            return "multi_label_classification"
+        return "single_label_classification"
 
     def _part(self, name: str) -> dict[str, Any]:
         """The object at a top-level field; one that is not an object is left for `finish` to refuse."""

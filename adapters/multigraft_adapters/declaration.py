@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from multigraft_adapters.artifact import capped
 from multigraft_adapters.errors import InvalidAdapterError
-from multigraft_adapters.manifest import Pooling, TaskType, canonical_json
+from multigraft_adapters.manifest import Activation, Pooling, ProblemType, Share, TaskType, canonical_json
 from multigraft_adapters.strict_json import parse_object
 
 PART = "task"
@@ -21,11 +21,12 @@ class TaskDeclaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     task_type: TaskType | None = None
-    problem_type: Literal["single_label_classification"] | None = None
+    problem_type: ProblemType | None = None
     id2label: dict[int, str] | None = None
     pooling: Pooling | None = None
-    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    activation: Activation | None = None
     normalize: bool | None = None
+    thresholds: dict[str, Share] | None = None
     max_length: int | None = Field(default=None, ge=1)
     prompt: str | None = None
 
@@ -35,7 +36,7 @@ class TaskDeclaration(BaseModel):
 
     def head_fields(self) -> dict[str, Any]:
         """The fields of the manifest's head that are declared, as JSON values."""
-        return self._declared({"pooling", "activation", "normalize"})
+        return self._declared({"pooling", "activation", "normalize", "thresholds"})
 
     def _declared(self, names: set[str]) -> dict[str, Any]:
         return self.model_dump(mode="json", include=names, exclude_none=True)

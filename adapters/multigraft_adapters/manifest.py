@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,7 +12,14 @@ from multigraft_adapters.errors import InvalidAdapterError
 
 TaskType = Literal["text-classification", "feature-extraction", "text-generation"]
 TASK_TYPES: tuple[TaskType, ...] = ("text-classification", "feature-extraction", "text-generation")
+LABELLED_TASKS: tuple[TaskType, ...] = ("text-classification",)
+"""The task types whose head has labels."""
 Pooling = Literal["pooler", "cls", "mean", "last"]
+Activation = Literal["softmax", "sigmoid", "none"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+ACTIVATION_OF: dict[ProblemType, Activation] = {"multi_label_classification": "sigmoid", "regression": "none"}
+"""The problem types whose scores can be computed in one way only."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -23,13 +30,15 @@ class HeadSpec(_Part):
     """How hidden states become an answer.
 
     `kind` names a registered head; `pooling` says which state of the row it reads (`pooler` is the base's own
-    first-token pooler); `shapes` gives its tensors by name.
+    first-token pooler), None that it reads every token's; `thresholds` are the scores that a label of a
+    multi-label task must reach to be in the answer; `shapes` gives its tensors by name.
     """
 
     kind: str
     pooling: Pooling | None = None
-    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    activation: Activation | None = None
     normalize: bool | None = None
+    thresholds: dict[str, Share] | None = None
     shapes: dict[str, list[int]] = Field(default_factory=dict)
 
 
@@ -61,7 +70,7 @@ class Manifest(_Part):
 
     schema_version: Literal[1] = 1
     task_type: TaskType
-    problem_type: Literal["single_label_classification"] | None = None
+    problem_type: ProblemType | None = None
     id2label: dict[int, str] | None = None
     head: HeadSpec
     max_length: int | None = Field(default=None, ge=1)
@@ -77,15 +86,42 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _labels_match_task(self) -> Manifest:
-        if self.task_type == "text-classification":
-            if not self.id2label:
-                raise ValueError("id2label: a text-classification task needs its labels")
-            if sorted(self.id2label) != list(range(len(self.id2label))):
-                raise ValueError("id2label: the ids must be 0, 1, 2, ... without gaps")
-            if len(set(self.id2label.values())) != len(self.id2label):
-                raise ValueError("id2label: two ids have the same label")
-        elif self.id2label:
-            raise ValueError(f"id2label: a {self.task_type} task has no labels")
+        labels = self.id2label
+        if self.task_type not in LABELLED_TASKS:
+            if labels:
+                raise ValueError(f"id2label: a {self.task_type} task has no labels")
+        elif not labels:
+            raise ValueError(f"id2label: a {self.task_type} task needs its labels")
+        elif sorted(labels) != list(range(len(labels))):
+            raise ValueError("id2label: the ids must be 0, 1, 2, ... without gaps")
+        elif len(set(labels.values())) != len(labels):
+            raise ValueError("id2label: two ids have the same label")
+        return self
+
+    @model_validator(mode="after")
+    def _problem_matches_head(self) -> Manifest:
+        problem, activation = self.problem_type, self.head.activation
+        if problem is None:
+            return self
+        if self.task_type != "text-classification":
+            raise ValueError(f"problem_type: a {self.task_type} task has none")
+        if problem == "regression" and len(self.id2label or {}) != 1:
+            raise ValueError("problem_type: a regression has one label, which names its number")
+        needed = ACTIVATION_OF.get(problem)
+        if needed is not None and activation != needed:
+            raise ValueError(f"head.activation: {problem} has {needed!r}, not {activation!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_match_labels(self) -> Manifest:
+        thresholds = self.head.thresholds
+        if thresholds is None:
+            return self
+        if self.problem_type != "multi_label_classification":
+            raise ValueError("head.thresholds: only a multi-label classification has them")
+        unknown = sorted(set(thresholds) - set((self.id2label or {}).values()))
+        if unknown:
+            raise ValueError(f"head.thresholds: {', '.join(map(repr, unknown))} is not in id2label")
         return self
 
 

@@ -119,7 +119,7 @@ def load(files: Mapping[str, bytes], digest: str, spec: BaseSpec) -> VerifiedAda
     problems: list[str] = []
     tensors = load_tensors(files[TENSORS_FILE])
     head = kind.read(manifest.head, manifest.id2label, tensors, spec, problems)
-    delta = method.read(config, tensors, spec, UNCAPPED, problems)
+    delta = method.read(config, tensors, spec.of_task(manifest.task_type), UNCAPPED, problems)
     if delta is None or head is None:
         raise AdapterLoadError(f"adapter {digest} cannot be read: {'; '.join(problems)}", digest=digest)
     return VerifiedAdapter(digest, manifest, dict(files), delta, head)
@@ -184,7 +184,8 @@ def _read_head(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, prob
     if kind is None:
         return None
     saved = (parts.config or {}).get("modules_to_save")
-    strange = [name for name in saved if name not in kind.modules] if isinstance(saved, list) else []
+    modules = kind.modules_on(spec)
+    strange = [name for name in saved if name not in modules] if isinstance(saved, list) else []
     if strange:
         problems.append(f"{CONFIG_FILE}: modules_to_save: only a head can be saved, not {listed(strange)}")
     if parts.tensors is None:
@@ -203,7 +204,7 @@ def _read_delta(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, pro
         if parts.tensors is None:
             method.check(config, limits, problems)
         else:
-            delta = method.read(config, parts.tensors, spec, limits, problems)
+            delta = method.read(config, parts.tensors, spec.of_task(draft.task_type), limits, problems)
     draft.settle_method(method, config if delta is not None else None)
     return delta
 

@@ -23,8 +23,8 @@ from multigraft_adapters.heads import (
     get_head_kind,
     register,
 )
-from multigraft_adapters.heads.classification import ACTIVATIONS, Activation
-from multigraft_adapters.manifest import HeadSpec
+from multigraft_adapters.heads.classification import ACTIVATIONS
+from multigraft_adapters.manifest import Activation, HeadSpec
 from multigraft_adapters.verify import TaskDeclaration, verify
 from tests.adapters.made import LABELS, SPEC, TinyBase, classification_parts, generation_parts, peft_model, saved
 

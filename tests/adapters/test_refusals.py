@@ -11,11 +11,19 @@ import torch
 
 from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, Limits
 from multigraft_adapters.bases import BaseSpec
+from multigraft_adapters.bases.spec import HeadLayout
 from multigraft_adapters.errors import InvalidAdapterError
 from multigraft_adapters.verify import TaskDeclaration, parse_declaration, verify
 from tests.adapters.made import SPEC, classification_parts, generation_parts
 
-ENCODER = dataclasses.replace(SPEC, model_type="bert", family="encoder", kv=None, has_pooler=True)
+ENCODER = dataclasses.replace(
+    SPEC,
+    model_type="bert",
+    family="encoder",
+    kv=None,
+    has_pooler=True,
+    heads={"text-classification": HeadLayout("classifier", pooling="pooler")},
+)
 
 
 def problems_of(
@@ -176,7 +184,7 @@ def test_every_problem_is_named_at_once() -> None:
     parts = classification_parts()
     assert parts.manifest is not None
     parts.more["model.pkl"] = b""
-    parts.config |= {"use_dora": True, "r": 999, "target_modules": "(a|b)*"}
+    parts.config |= {"use_qalora": True, "r": 999, "target_modules": "(a|b)*"}
     parts.tensors[A_OF_Q].fill_(float("nan"))
     parts.tensors["base_model.model.extra"] = torch.ones(1)
     parts.tensors["base_model.model.score.weight"] = torch.ones(3, 7)
@@ -185,7 +193,7 @@ def test_every_problem_is_named_at_once() -> None:
     found = problems_of(parts.files(), declaration=TaskDeclaration(task_type="text-generation"))
     for problem in (
         "'model.pkl' may be a pickle",
-        "DoRA is not supported",
+        "QALoRA is not supported",
         "999 is not a rank",
         "regular expressions are not run",
         "NaN or infinity",
@@ -202,12 +210,12 @@ def test_every_problem_is_named_at_once() -> None:
 
 def test_a_missing_file_does_not_hide_the_faults_of_the_others() -> None:
     parts = classification_parts()
-    parts.config["use_dora"] = True
+    parts.config["use_qalora"] = True
     files = parts.files()
     del files[TENSORS_FILE]
     assert problems_of(files) == [
         "adapter_model.safetensors is missing",
-        "adapter_config.json: use_dora: DoRA is not supported",
+        "adapter_config.json: use_qalora: QALoRA is not supported",
     ]
     assert problems_of({}) == ["adapter_config.json is missing", "adapter_model.safetensors is missing"]
     assert "adapter_config.json is larger than 10 bytes" in problems_of(parts.files(), max_json_bytes=10)
@@ -272,7 +280,7 @@ def test_a_task_type_must_suit_the_base() -> None:
         "text-generation needs a decoder, and the base 'tiny' is an encoder"
     ]
     assert problems_of(encoder_parts.files(), poolerless) == [
-        "a classification adapter of an encoder reads its pooler, and this base has none"
+        "a classification adapter of this base reads its pooler, and this base has none"
     ]
     found = problems_of(classification_parts().files(), ENCODER)
     assert any("no tensor 'base_model.model.classifier.weight'" in text for text in found)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from multigraft_adapters.bases import Base
-from multigraft_adapters.heads.classification import LinearHead
+from multigraft_adapters.heads import LinearHead
 from multigraft_adapters.manifest import HeadSpec, Pooling
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.requests import PoolingParams

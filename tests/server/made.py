@@ -10,6 +10,8 @@ import torch
 
 from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE
 from multigraft_adapters.bases import BaseSpec
+from multigraft_adapters.bases.spec import HeadLayout
+from multigraft_adapters.manifest import LABELLED_TASKS
 
 LABELS = ("billing", "shipping", "other")
 PEFT_TYPES = {
@@ -18,14 +20,20 @@ PEFT_TYPES = {
     "feature-extraction": "FEATURE_EXTRACTION",
 }
 HEADS: dict[str, dict[str, Any]] = {
-    "text-classification": {"kind": "classification", "activation": "softmax"},
+    "text-classification": {"kind": "classification"},
     "text-generation": {"kind": "generation"},
     "feature-extraction": {"kind": "embedding", "pooling": "mean", "normalize": True},
 }
 
 
 def adapter_files(
-    spec: BaseSpec, task_type: str, *, seed: int = 0, rank: int = 2, **manifest: Any
+    spec: BaseSpec,
+    task_type: str,
+    *,
+    seed: int = 0,
+    rank: int = 2,
+    labels: tuple[str, ...] = LABELS,
+    **manifest: Any,
 ) -> dict[str, bytes]:
     """The three files of an adapter on attention projections, large enough to change every answer."""
     generator = torch.Generator().manual_seed(seed)
@@ -36,15 +44,16 @@ def adapter_files(
         if path.endswith(_modules(spec)):
             tensors[f"{prefix}{path}.lora_A.weight"] = torch.randn(rank, shape.in_features, generator=generator)
             tensors[f"{prefix}{path}.lora_B.weight"] = torch.randn(shape.out_features, rank, generator=generator)
-    if task_type == "text-classification":
-        tensors |= _head(spec, generator)
+    layout = spec.heads.get(task_type)
+    if layout is not None:
+        tensors |= _head(spec, layout, len(labels), generator)
     declared = {
         "schema_version": 1,
         "task_type": task_type,
         "head": HEADS[task_type],
         "method": {"name": "lora"},
         "base": {"fingerprint": spec.fingerprint},
-        **({"id2label": dict(enumerate(LABELS))} if task_type == "text-classification" else {}),
+        **({"id2label": dict(enumerate(labels))} if task_type in LABELLED_TASKS else {}),
         **manifest,
     }
     config = {
@@ -65,9 +74,9 @@ def _modules(spec: BaseSpec) -> tuple[str, ...]:
     return ("query", "value") if spec.family == "encoder" else ("q_proj", "v_proj")
 
 
-def _head(spec: BaseSpec, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    name = "base_model.model." + ("classifier" if spec.family == "encoder" else "score")
-    head = {f"{name}.weight": torch.randn(len(LABELS), spec.hidden_size, generator=generator)}
-    if spec.family == "encoder":
-        head[f"{name}.bias"] = torch.randn(len(LABELS), generator=generator)
-    return head
+def _head(spec: BaseSpec, layout: HeadLayout, outputs: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    shapes = {"weight": (outputs, spec.hidden_size), "bias": (outputs,)}
+    return {
+        f"base_model.model.{path}": torch.randn(shapes[part], generator=generator)
+        for part, path in layout.output_tensors.items()
+    }

@@ -60,8 +60,7 @@ def fingerprint(folder: Path, config: Any) -> str:
     architecture = {name: _plain(getattr(config, name, None)) for name in fields}
     digest.update(json.dumps(architecture, sort_keys=True).encode())
     for name, file in sorted(stored_tensors(folder).items()):
-        with safe_open(file, framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
+        tensor = read_tensor(file, name)
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
@@ -74,6 +73,13 @@ def stored_tensors(folder: Path) -> dict[str, Path]:
         with safe_open(file, framework="pt") as tensors:
             names.update(dict.fromkeys(tensors.keys(), file))
     return names
+
+
+def read_tensor(file: Path, name: str) -> torch.Tensor:
+    """One tensor of a safetensors file, as it is stored."""
+    with safe_open(file, framework="pt") as tensors:
+        tensor: torch.Tensor = tensors.get_tensor(name)
+    return tensor
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

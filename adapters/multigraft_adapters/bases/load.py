@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,11 @@ from multigraft_adapters.bases.families import (
     longest_input,
     traits_of,
 )
-from multigraft_adapters.bases.fingerprint import fingerprint, stored_tensors, tokenizer_hash
+from multigraft_adapters.bases.fingerprint import fingerprint, read_tensor, stored_tensors, tokenizer_hash
 from multigraft_adapters.bases.images import image_processor_hash
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.bases.resolve import base_display_name, resolve_base
-from multigraft_adapters.bases.spec import BaseSpec, KVLayout, LinearShape
+from multigraft_adapters.bases.spec import BaseSpec, HeadLayout, KVLayout, LinearShape
 from multigraft_adapters.errors import InvalidRequestError, UnsupportedBaseError
 
 LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
@@ -80,7 +81,15 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
         tokenizer_hash=reading.hash,
         heads=heads_of(config),
         image=image_shape(config),
+        head_tensors=_head_tensors(folder, heads_of(config)),
     )
+
+
+def _head_tensors(folder: Path, heads: Mapping[str, HeadLayout]) -> dict[str, torch.Tensor]:
+    """What the checkpoint holds of the task models' layers before their outputs, by path."""
+    stored = stored_tensors(folder)
+    paths = {path for layout in heads.values() for path in layout.hidden_tensors.values() if path in stored}
+    return {path: read_tensor(stored[path], path) for path in sorted(paths)}
 
 
 class _Reading(NamedTuple):

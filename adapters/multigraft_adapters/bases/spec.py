@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from multigraft_adapters.manifest import Pooling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Family = Literal["decoder", "encoder"]
 
@@ -78,6 +81,32 @@ class HeadLayout:
     hidden: HiddenLayer | None = None
     backbone_prefix: str | None = None
 
+    @property
+    def output_tensors(self) -> dict[str, str]:
+        """The paths in the task model of the output's `weight` and, if there is one, `bias`."""
+        return _linear_tensors("", self.output, self.bias)
+
+    @property
+    def hidden_tensors(self) -> dict[str, str]:
+        """The paths of what is before the output, by `hidden.` or `norm.` and `weight` or `bias`."""
+        hidden = self.hidden
+        if hidden is None:
+            return {}
+        norm = hidden.norm
+        of_norm = _linear_tensors("norm.", norm.path, norm.bias) if norm is not None else {}
+        return _linear_tensors("hidden.", hidden.linear, hidden.bias) | of_norm
+
+    @property
+    def modules(self) -> set[str]:
+        """The names of the modules that hold these tensors, and of those around them."""
+        paths = [*self.output_tensors.values(), *self.hidden_tensors.values()]
+        modules = [path.split(".")[:-1] for path in paths]
+        return {".".join(parts[:end]) for parts in modules for end in range(1, len(parts) + 1)}
+
+
+def _linear_tensors(prefix: str, module: str, has_bias: bool) -> dict[str, str]:
+    return {f"{prefix}{part}": f"{module}.{part}" for part in ("weight", "bias")[: 1 + has_bias]}
+
 
 @dataclass(frozen=True, slots=True)
 class BaseSpec:
@@ -89,7 +118,8 @@ class BaseSpec:
     always that many (its patches and the class token) and no vocabulary. `fingerprint` is `sha256:` + hex over the
     tensors' bytes as stored and the architecture's fields; `tokenizer_hash` that of the tokenizer, or of what
     turns images into pixels. `heads` tells, by task type, how transformers' task models of this base answer; a
-    type that is not in it has no such model.
+    type that is not in it has no such model. `head_tensors` are, by path, what the base's own checkpoint holds of
+    the layers before their outputs: such an adapter need not bring them.
     """
 
     name: str
@@ -106,3 +136,15 @@ class BaseSpec:
     tokenizer_hash: str
     heads: Mapping[str, HeadLayout] = field(default_factory=dict)
     image: ImageShape | None = None
+    head_tensors: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def of_task(self, task_type: str) -> BaseSpec:
+        """The base as a task model has it: under its name, and without the pooler where its head reads none."""
+        layout = self.heads.get(task_type)
+        if layout is None:
+            return self
+        has_pooler = layout.pooling == "pooler"
+        targets = {
+            path: shape for path, shape in self.targets.items() if has_pooler or not path.startswith("pooler.")
+        }
+        return replace(self, targets=targets, backbone_prefix=layout.backbone_prefix or self.backbone_prefix)

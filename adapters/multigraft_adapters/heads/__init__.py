@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from multigraft_adapters.heads.classification import (
     LabelScore,
-    LinearHead,
     decode_classification,
     read_classification,
 )
 from multigraft_adapters.heads.embedding import EmbeddingHead, decode_embedding, read_embedding
 from multigraft_adapters.heads.generation import GenerationHead, read_generation
 from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, get_head_kind, kind_for, register
+from multigraft_adapters.heads.linear import HiddenWeights, LinearHead
 
 __all__ = [
     "HEAD_KINDS",
@@ -18,6 +18,7 @@ __all__ = [
     "GenerationHead",
     "Head",
     "HeadKind",
+    "HiddenWeights",
     "LabelScore",
     "LinearHead",
     "decode_classification",

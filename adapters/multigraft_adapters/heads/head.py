@@ -28,7 +28,10 @@ class Head(Protocol):
     def to(self, device: torch.device | str) -> Self: ...
 
     def forward(self, states: Tensor) -> Tensor:
-        """Pooled states of rows, (rows, hidden) in any float dtype, to what they answer, (rows, out) in fp32."""
+        """States (rows, hidden) in any float dtype to what they answer, (rows, out) in fp32.
+
+        A state is a row's pooled one or, where `spec.pooling` is None, a token's.
+        """
         ...
 
 
@@ -42,7 +45,7 @@ ReadHead = Callable[
 class HeadKind:
     """A kind of head.
 
-    `task_types` are those that it answers; `modules` are the names that PEFT's modules_to_save may have for it.
+    `task_types` are those that it answers; `modules` are the names that PEFT itself puts into modules_to_save.
     `read(wanted, id2label, tensors, spec, problems)` takes the head's tensors out of `tensors` and returns the
     head, its spec complete, or None with every problem noted.
     """
@@ -51,6 +54,11 @@ class HeadKind:
     task_types: tuple[TaskType, ...]
     modules: tuple[str, ...]
     read: ReadHead
+
+    def modules_on(self, spec: BaseSpec) -> list[str]:
+        """The names that modules_to_save may have: PEFT's, and those of the head's modules on this base."""
+        layouts = (spec.heads[task_type] for task_type in self.task_types if task_type in spec.heads)
+        return sorted(set(self.modules).union(*(layout.modules for layout in layouts)))
 
 
 HEAD_KINDS: dict[str, HeadKind] = {}

@@ -67,7 +67,11 @@ def _parameters(target: Target, body: PredictBody) -> dict[str, Any]:
     if beside and target.task_type != "feature-extraction":
         name = next(iter(beside))
         raise InvalidRequestError(f"there is no field {name!r}; parameters go into 'parameters'", param=name)
-    return (body.parameters or {}) | beside
+    given = body.parameters or {}
+    twice = sorted(beside.keys() & given.keys())
+    if twice:
+        raise InvalidRequestError(f"{twice[0]!r} is given beside and inside 'parameters'", param=twice[0])
+    return given | beside
 
 
 async def _stream(parts: Parts, call: Call, body: PredictBody, request: Request) -> EventStream:

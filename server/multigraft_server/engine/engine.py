@@ -12,10 +12,10 @@ from torch import Tensor
 
 from multigraft_adapters.errors import DeadlineError, MultigraftError, RequestCancelledError, StepFailedError
 from multigraft_server.engine.device_tier import DeviceTier
+from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.observer import Observer
 from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
-from multigraft_server.engine.pooling import PooledPart, pool
 from multigraft_server.engine.requests import (
     BASE_DIGEST,
     EngineSnapshot,
@@ -157,13 +157,9 @@ class Engine:
 
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
         parts = _spans(plan, lambda part: part.row.pooling is not None)
-        pooled = [(part, start, stop) for part, start, stop in parts if _pools(part)]
-        states = pool(hidden, [self._pooled_part(*entry) for entry in pooled], self._runner.base_pooler)
-        for index, (part, _, _) in enumerate(pooled):
-            self._answer(part.row, self._head_values(part.row, states[index : index + 1]))
-        for part, start, stop in parts:
-            if not _pools(part):
-                self._answer(part.row, hidden[start:stop].to(torch.float32))
+        rows = [PoolingRow(part.row, start, stop) for part, start, stop in parts]
+        for row, values in pooling_answers(hidden, rows, self._device.head, self._runner.base_pooler):
+            self._answer(row, values)
 
     def _extend_generating_rows(self, plan: StepPlan, hidden: Tensor) -> int:
         parts = _spans(plan, lambda part: part.row.sampling is not None and part.ends_pending)
@@ -177,18 +173,6 @@ class Engine:
             if reason is not None:
                 self._finish(row, reason)
         return len(rows)
-
-    def _pooled_part(self, part: PlannedRow, start: int, stop: int) -> PooledPart:
-        slot = part.row.slot
-        params = part.row.pooling
-        own_head = params is not None and params.output == "head"
-        pooling = self._device.head(slot).spec.pooling if own_head else "mean"
-        return PooledPart(start, stop, slot, pooling or "mean")
-
-    def _head_values(self, row: Row, state: Tensor) -> Tensor:
-        if row.pooling is not None and row.pooling.output == "head":
-            return self._device.head(row.slot).forward(state)[0]
-        return torch.nn.functional.normalize(state, dim=-1)[0]
 
     def _answer(self, row: Row, values: Tensor) -> None:
         _emit(row.request, Pooled(values.cpu().numpy()))
@@ -242,10 +226,6 @@ class Engine:
             prompt_tokens=sum(part.count for part in plan.rows if not part.is_decode),
             generated_tokens=generated,
         )
-
-
-def _pools(part: PlannedRow) -> bool:
-    return part.row.pooling is not None and part.row.pooling.output != "tokens"
 
 
 def _spans(plan: StepPlan, chosen: Callable[[PlannedRow], bool]) -> list[tuple[PlannedRow, int, int]]:

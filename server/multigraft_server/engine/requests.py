@@ -38,8 +38,9 @@ class SamplingParams:
 class PoolingParams:
     """What a row without generation returns.
 
-    `head` is the adapter's own: its logits or its vector. `embedding` is the mean-pooled, normalised vector of
-    the bare base. `tokens` is every token's hidden state.
+    `head` is what the adapter's own computes: logits or a vector, or logits for every token where it reads every
+    token's state. `embedding` is the mean-pooled, normalised vector of the bare base. `tokens` is every token's
+    hidden state.
     """
 
     output: Literal["head", "embedding", "tokens"]
@@ -79,7 +80,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """What a pooling row computed: logits (labels,), a vector (hidden,) or token states (tokens, hidden)."""
+    """What a pooling row computed: logits (labels,), a vector (hidden,), or such for each token (tokens, ...)."""
 
     values: np.ndarray[Any, np.dtype[np.float32]]
 

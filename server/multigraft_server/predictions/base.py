@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_adapters.manifest import Manifest
 from multigraft_server.answers import Answer
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import PoolingParams, SamplingParams
@@ -51,6 +52,17 @@ def read_parameters(model: type[Model], parameters: Mapping[str, Any]) -> Model:
         problem = error.errors()[0]
         name = ".".join(["parameters", *map(str, problem["loc"])])
         raise InvalidRequestError(f"{name}: {problem['msg']}", param=name) from None
+
+
+def check_labels_exist(labels: Iterable[str], manifest: Manifest, param: str) -> None:
+    """Raises InvalidRequestError naming `param` for a label that the task does not have."""
+    known = sorted((manifest.id2label or {}).values())
+    unknown = sorted(set(labels).difference(known))
+    if unknown:
+        raise InvalidRequestError(
+            f"{param}: {unknown[0]!r} is no label of this task; its labels are {', '.join(known[:20])}",
+            param=param,
+        )
 
 
 def read_texts(inputs: Any, *, max_entries: int, pairs: bool = False) -> tuple[list[TextInput], bool]:

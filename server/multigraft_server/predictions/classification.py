@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.heads.classification import LabelScore, decode_classification
+from multigraft_adapters.manifest import Activation, Manifest, Share
 from multigraft_server.answers import Answer, read_pooled
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import PoolingParams
 from multigraft_server.parts import Parts
-from multigraft_server.predictions.base import Parameters, Prepared, read_parameters, read_texts
+from multigraft_server.predictions.base import (
+    Parameters,
+    Prepared,
+    check_labels_exist,
+    read_parameters,
+    read_texts,
+)
 
 
 class ClassificationParameters(Parameters):
-    """Hugging Face's; `top_k` absent or null means all labels."""
+    """Hugging Face's; `top_k` absent or null means all labels. `thresholds` stands for the adapter's own, for one
+    answer; `{}` asks for all labels.
+    """
 
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    function_to_apply: Activation | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
+    thresholds: dict[str, Share] | None = None
 
 
 class ClassificationPredictor:
@@ -35,6 +46,7 @@ class ClassificationPredictor:
             parts.router.check_input_length(call.target, len(tokens.ids))
         assert call.target.version is not None  # predictors serve tasks only
         manifest = call.target.version.manifest
+        thresholds = _thresholds(manifest, chosen)
 
         async def read(answers: Sequence[Answer]) -> list[list[LabelScore]]:
             return [
@@ -44,11 +56,25 @@ class ClassificationPredictor:
                     manifest.head.activation,
                     function_to_apply=chosen.function_to_apply,
                     top_k=chosen.top_k,
+                    thresholds=thresholds,
                 )
                 for logits in await read_pooled(answers)
             ]
 
         return Prepared([(tokens, PoolingParams("head")) for tokens in rows], read)
+
+
+def _thresholds(manifest: Manifest, chosen: ClassificationParameters) -> Mapping[str, float] | None:
+    """The scores that labels must reach: the request's or the adapter's; none for scores of another function."""
+    if chosen.thresholds is None:
+        return manifest.head.thresholds if chosen.function_to_apply in (None, "sigmoid") else None
+    if manifest.problem_type != "multi_label_classification" or chosen.function_to_apply not in (None, "sigmoid"):
+        raise InvalidRequestError(
+            "parameters.thresholds: only the probabilities of a multi-label task have thresholds",
+            param="parameters.thresholds",
+        )
+    check_labels_exist(chosen.thresholds, manifest, "parameters.thresholds")
+    return chosen.thresholds
 
 
 PREDICTOR = ClassificationPredictor()

@@ -1,0 +1,105 @@
+"""Adapters made by PEFT with each kind of head, and the answers of transformers' own task models and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
+
+TARGETS = {
+    "bert": ["query", "dense"],
+    "roberta": ["query", "dense"],
+    "distilbert": ["q_lin", "lin1"],
+    "modernbert": ["Wqkv", "Wo"],
+    "llama": ["q_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_fc"],
+}
+SAVED = {"modernbert": ["classifier", "head"]}
+"""What PEFT must be told to save where its own defaults leave a part of the head out."""
+TASK_MODELS: dict[str, Any] = {
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "FEATURE_EXTRACTION": AutoModel,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCase:
+    """One head: PEFT's task type, its labels, and what an upload must say of it."""
+
+    task: str
+    peft_type: str
+    labels: tuple[str, ...] = ()
+    declared: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        labels = {"id2label": dict(enumerate(self.labels))} if self.labels else {}
+        return {**labels, **self.declared}
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        if not self.labels:
+            return {}
+        problem = {name: value for name, value in self.declared.items() if name == "problem_type"}
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+            **problem,
+        }
+
+
+CASES = (
+    HeadCase("single", "SEQ_CLS", ("billing", "shipping", "technical", "account", "other")),
+    HeadCase("multi", "SEQ_CLS", ("rude", "urgent", "spam"), {"problem_type": "multi_label_classification"}),
+    HeadCase("score", "SEQ_CLS", ("stars",), {"problem_type": "regression"}),
+)
+
+
+def make_head_adapter(base: Path, model_type: str, case: HeadCase, folder: Path, seed: int) -> Path:
+    """Save a PEFT adapter with random weights, the whole head included."""
+    config = LoraConfig(
+        task_type=case.peft_type,
+        r=4,
+        lora_alpha=8,
+        target_modules=TARGETS[model_type],
+        fan_in_fan_out=model_type == "gpt2",
+        modules_to_save=SAVED.get(model_type) if case.labels else None,
+    )
+    torch.manual_seed(seed)
+    model = get_peft_model(task_model(base, case), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+class HeadReference:
+    """One adapter's PeftModel in fp32, and the pipeline of its task around it."""
+
+    def __init__(self, base: Path, case: HeadCase, folder: Path) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        self.model: Any = PeftModel.from_pretrained(task_model(base, case), folder).eval()
+        if self.model.config.model_type == "bert":  # what BERT's own tokenizers say, and the tiny one does not
+            self.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+
+    def pipe(self, task_type: str, inputs: Any, **parameters: Any) -> Any:
+        """What transformers' pipeline answers."""
+        pipe: Any = pipeline
+        return pipe(task_type, model=self.model.get_base_model(), tokenizer=self.tokenizer)(inputs, **parameters)
+
+
+def task_model(base: Path, case: HeadCase) -> Any:
+    return TASK_MODELS[case.peft_type].from_pretrained(base, dtype=torch.float32, **case.model_arguments)

@@ -1,0 +1,97 @@
+"""Heads made by PEFT and served over HTTP answer as transformers' task models do; alone and all in one crowd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from multigraft_adapters.artifact import read_folder
+from multigraft_server.assemble import assemble
+from multigraft_server.settings import ServerSettings
+from tests.parity.asking import TEXTS
+from tests.parity.head_adapters import CASES, TARGETS, HeadCase, HeadReference, make_head_adapter
+from tests.server.running import listening
+from tests.tiny import make_tiny_base
+
+FP32 = 1e-4
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class ServedHeads:
+    """A running server over one tiny base, and the references of the adapters that it serves, by task name."""
+
+    model_type: str
+    url: str
+    references: dict[str, HeadReference]
+
+    def ask(self, task: str, inputs: Any, **parameters: Any) -> Any:
+        body = {"inputs": inputs, "parameters": parameters}
+        response = httpx.post(f"{self.url}/v1/tasks/{task}/predict", json=body, timeout=60)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+
+@pytest.fixture(scope="module", params=list(TARGETS))
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedHeads]:
+    model_type: str = request.param
+    root = tmp_path_factory.mktemp(f"heads-{model_type}")
+    base = make_tiny_base(root / model_type, model_type)
+    settings = ServerSettings(base=str(base), data_dir=root / "data", dtype="float32")
+    with assemble(settings) as app, listening(app) as url:
+        folders = {
+            case.task: make_head_adapter(base, model_type, case, root / case.task, seed)
+            for seed, case in enumerate(CASES)
+        }
+        for case in CASES:
+            upload(url, case, folders[case.task])
+        references = {case.task: HeadReference(base, case, folders[case.task]) for case in CASES}
+        yield ServedHeads(model_type, url, references)
+
+
+def upload(url: str, case: HeadCase, folder: Path) -> None:
+    response = httpx.post(
+        f"{url}/v1/tasks/{case.task}/versions",
+        params={"alias": "production"},
+        files=[("file", (name, data)) for name, data in read_folder(folder).items()],
+        data={"task": json.dumps(case.declaration)},
+        timeout=60,
+    )
+    assert response.status_code == 201, response.text
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal but for numbers, which may differ by the tolerance."""
+    if isinstance(one, float):
+        assert one == pytest.approx(other, abs=FP32)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            assert_same(first, second)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("task", ["single", "multi", "score"])
+def test_classifications_are_the_pipeline_s(served: ServedHeads, task: str) -> None:
+    answers = served.ask(task, TEXTS)
+    expected = [served.references[task].pipe("text-classification", text, top_k=None) for text in TEXTS]
+    assert_same(answers, expected)
+
+
+def test_pairs_are_classified_as_one_sequence(served: ServedHeads) -> None:
+    pair = {"text": TEXTS[0], "text_pair": TEXTS[1]}
+    assert_same(
+        served.ask("single", pair), [served.references["single"].pipe("text-classification", pair, top_k=None)]
+    )
