@@ -144,9 +144,11 @@ def test_a_config_names_the_modules_ranks_and_scalings_that_peft_finds(values: d
 
 
 REFUSED_CONFIGS: list[tuple[dict[str, Any], str]] = [
-    ({"use_dora": True}, "DoRA is not supported"),
-    ({"bias": "lora_only"}, "trained biases"),
-    ({"lora_bias": True}, "a bias of LoRA's B"),
+    ({"use_dora": True}, "q_proj.lora_magnitude_vector'"),
+    ({"use_dora": "yes"}, "'yes' is not true or false"),
+    ({"use_dora": True, "lora_bias": True}, "PEFT has none with use_dora"),
+    ({"bias": "some"}, "'some' is not none, all or lora_only"),
+    ({"lora_bias": True}, "missing tensors: 'model.layers.0.self_attn.q_proj.lora_B.bias'"),
     ({"alora_invocation_tokens": [1, 2]}, "activated LoRA"),
     ({"layer_replication": [[0, 2]]}, "replicated layers"),
     ({"target_parameters": ["experts.up"]}, "bare parameters"),
@@ -238,6 +240,55 @@ def test_lora_on_embeddings_and_output_layers_is_refused_with_the_reason() -> No
         "LoRA on embeddings is not supported: 'base_model.model.model.embed_tokens.lora_embedding_A'",
         "not of a linear module in the base's backbone: 'base_model.model.lm_head.lora_A.weight'",
     ]
+
+
+BIAS = "base_model.model.model.layers.0.self_attn.q_proj"
+REFUSED_TENSORS: dict[str, tuple[str, str, torch.Tensor, str]] = {
+    "a magnitude without DoRA": ("none", f"{BIAS}.lora_magnitude_vector", torch.ones(8), "config says nothing of"),
+    "a bias of B unsaid": ("none", f"{BIAS}.lora_B.bias", torch.ones(8), "the config says nothing of"),
+    "a bias unsaid": ("none", f"{BIAS}.base_layer.bias", torch.ones(8), "tensors that nothing uses"),
+    "a bias of a module that is no target": (
+        "lora_only",
+        "base_model.model.model.layers.0.mlp.up_proj.base_layer.bias",
+        torch.ones(16),
+        "does not declare trained biases on 'layers.0.mlp.up_proj'",
+    ),
+    "a bias of a wrong shape": ("lora_only", f"{BIAS}.base_layer.bias", torch.ones(7), "[7] (not [8])"),
+    "a bias of a layer norm": (
+        "all",
+        "base_model.model.model.norm.bias",
+        torch.ones(8),
+        "not of a linear module in the base's backbone: 'base_model.model.model.norm.bias'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TENSORS)
+def test_tensors_that_the_config_does_not_explain_are_refused(case: str) -> None:
+    biases, name, tensor, problem = REFUSED_TENSORS[case]
+    parts = generation_parts()
+    parts.config["bias"] = biases
+    parts.tensors[name] = tensor
+    with pytest.raises(InvalidAdapterError) as caught:
+        verify(parts.files(), SPEC)
+    assert any(problem in found for found in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_dora_computes_what_peft_computes(bases: dict[str, TinyBase], tmp_path: Path, family: str) -> None:
+    base = bases[family]
+    config = config_of("plain", family, "FEATURE_EXTRACTION")
+    config.use_dora = True
+    model = peft_model(base, config)
+    delta = as_lora(verified(base, saved(model, tmp_path), "FEATURE_EXTRACTION").delta)
+    layers = lora_layers(model)
+    assert set(delta.pairs) == set(layers) != set()
+    for path, layer in layers.items():
+        x = torch.randn(7, base.spec.targets[path].in_features, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            expected = layer(x)
+            computed = delta.forward(path, layer.get_base_layer(), x)
+        torch.testing.assert_close(computed, expected, atol=20 * TOLERANCE, rtol=TOLERANCE)
 
 
 def test_tensors_of_two_different_wrappings_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils.warning import PeftWarning
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from multigraft_adapters.artifact import read_folder
@@ -35,6 +37,14 @@ TASK_MODELS: dict[str, Any] = {
 MakeConfig = Callable[[str, str], PeftConfig]
 
 
+@dataclass(frozen=True)
+class MethodCase:
+    """A way to make an adapter, and the families on which it is served."""
+
+    config: MakeConfig
+    families: tuple[str, ...] = FAMILIES
+
+
 def _lora(family: str, task_type: str, **values: Any) -> PeftConfig:
     modules = ATTENTION[family] + FEEDFORWARD[family]
     defaults: dict[str, Any] = {
@@ -55,11 +65,22 @@ def _ia3(family: str, task_type: str) -> PeftConfig:
     )
 
 
-METHODS: dict[str, MakeConfig] = {
-    "lora": _lora,
-    "rslora of another rank": lambda family, task: _lora(family, task, r=9, use_rslora=True),
-    "ia3": _ia3,
+METHODS: dict[str, MethodCase] = {
+    "lora": MethodCase(_lora),
+    "rslora of another rank": MethodCase(lambda family, task: _lora(family, task, r=9, use_rslora=True)),
+    "dora": MethodCase(lambda family, task: _lora(family, task, use_dora=True)),
+    "lora with biases of B": MethodCase(lambda family, task: _lora(family, task, lora_bias=True)),
+    "lora with its targets' biases": MethodCase(
+        lambda family, task: _lora(family, task, bias="lora_only", use_dora=True), ("qwen2", "gpt2", "bert")
+    ),
+    "lora with all biases": MethodCase(lambda family, task: _lora(family, task, bias="all"), ("qwen2",)),
+    "ia3": MethodCase(_ia3),
 }
+
+
+def methods_of(family: str) -> list[str]:
+    """The names of the cases that a family is served with."""
+    return [name for name, case in METHODS.items() if family in case.families]
 
 
 def task_types(family: str) -> tuple[str, ...]:
@@ -115,9 +136,12 @@ def make_peft_adapter(
     task = {"num_labels": len(LABELS), "pad_token_id": 0} if task_type == "SEQ_CLS" else {}
     bare = TASK_MODELS[task_type].from_pretrained(base, dtype=torch.float32, **task)
     torch.manual_seed(seed)
-    model = get_peft_model(bare, METHODS[method](spec.model_type, task_type)).eval()
-    disturb(model, seed)
-    model.save_pretrained(str(folder))
+    with warnings.catch_warnings():
+        # PEFT warns of biases of B where the base has none, and again when it saves them.
+        warnings.simplefilter("ignore", PeftWarning)
+        model = get_peft_model(bare, METHODS[method].config(spec.model_type, task_type)).eval()
+        disturb(model, seed)
+        model.save_pretrained(str(folder))
     declaration = TaskDeclaration(id2label=LABELS) if task_type == "SEQ_CLS" else None
     return PeftAdapter(method, task_type, model, verify(read_folder(folder), spec, declaration=declaration))
 

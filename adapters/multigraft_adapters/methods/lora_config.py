@@ -19,7 +19,7 @@ KEYS = Keys(
     read=frozenset(
         ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
         + ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
-        + ("bias", "init_lora_weights")
+        + ("bias", "lora_bias", "use_dora", "init_lora_weights")
     ),
     ignored=ORIGIN_KEYS.union(
         # of training, or of how the base's weights lie in memory
@@ -28,8 +28,6 @@ KEYS = Keys(
         ("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     ),
     refused={
-        "use_dora": "DoRA is not supported",
-        "lora_bias": "a bias of LoRA's B is not supported",
         "alora_invocation_tokens": "activated LoRA is not supported",
         "layer_replication": "replicated layers would change the shared base",
         "target_parameters": "LoRA on bare parameters is not supported",
@@ -55,6 +53,10 @@ class LoraSettings(ModuleSettings):
     rank: int
     alpha: float
     rslora: bool
+    dora: bool
+    has_b_bias: bool
+    biases: str
+    """Which biases of the base are trained too: none, lora_only (the targets'), all."""
     rank_patterns: tuple[Pattern, ...]
     alpha_patterns: tuple[Pattern, ...]
 
@@ -81,7 +83,6 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
     """What a LoraConfig's JSON says; None, with every problem noted, when any of it cannot be honoured."""
     reader = ConfigReader(config)
     reader.refuse_unsupported(KEYS)
-    reader.value("bias", "none", lambda bias: None if bias == "none" else "trained biases are not supported")
     reader.value("init_lora_weights", True, _init_problem)
 
     def rank_problem(value: Any) -> str | None:
@@ -92,6 +93,9 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
         rank=reader.value("r", DEFAULT_RANK, rank_problem),
         alpha=reader.value("lora_alpha", DEFAULT_ALPHA, _alpha_problem),
         rslora=reader.value("use_rslora", False, flag_problem),
+        dora=reader.value("use_dora", False, flag_problem),
+        has_b_bias=reader.value("lora_bias", False, flag_problem),
+        biases=reader.value("bias", "none", _bias_problem),
         targets=reader.targets(),
         excluded=reader.names("exclude_modules"),
         saved=reader.saved_modules(),
@@ -100,6 +104,8 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
         rank_patterns=reader.patterns("rank_pattern", rank_problem),
         alpha_patterns=reader.patterns("alpha_pattern", _alpha_problem),
     )
+    if settings.dora and settings.has_b_bias:
+        reader.problem("lora_bias", "PEFT has none with use_dora")
     problems += reader.problems
     return None if reader.problems else settings
 
@@ -109,6 +115,10 @@ def _alpha_problem(value: Any) -> str | None:
     if is_number and 0 < value <= MAX_ALPHA:
         return None
     return f"{shown(value)} is not a number above 0 and at most {MAX_ALPHA}"
+
+
+def _bias_problem(value: Any) -> str | None:
+    return None if value in ("none", "all", "lora_only") else f"{shown(value)} is not none, all or lora_only"
 
 
 def _init_problem(value: Any) -> str | None:
