@@ -19,13 +19,26 @@ import click
     help="Where the base, the adapters and the runs are kept.",
 )
 @click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="What training and the server compute in.",
+)
+@click.option(
     "--port", type=click.IntRange(1, 65535), help="Of the server.  [default: 8100, or any if it is taken]"
 )
 @click.option("--api-key", envvar="MULTIGRAFT_API_KEY", show_envvar=True, help="The key that the server asks for.")
 @click.option("--exit", "does_exit", is_flag=True, help="End the server after the tables, rather than at Ctrl-C.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the tables' content as JSON.")
 def demo(
-    base: str, data_dir: Path, port: int | None, api_key: str | None, does_exit: bool, json_file: str | None
+    base: str,
+    data_dir: Path,
+    dtype: str,
+    port: int | None,
+    api_key: str | None,
+    does_exit: bool,
+    json_file: str | None,
 ) -> None:
     """Train three tasks while a server answers, then ask them all at once.
 
@@ -41,7 +54,7 @@ def demo(
     from multigraft_training.demo.processes import ending_on_signals
     from multigraft_training.demo.story import DemoOptions, tell
 
-    options = DemoOptions(base, data_dir, port, api_key, does_exit, json_file)
+    options = DemoOptions(base, data_dir, dtype, port, api_key, does_exit, json_file)
     with ending_on_signals():
         is_right = tell(options, Console(highlight=False, emoji=False))
     if not is_right:

@@ -45,12 +45,12 @@ def choose_port(port: int | None) -> int:
 
 
 @contextmanager
-def serving(base: str, data_dir: Path, port: int, log: Path, api_key: str | None) -> Iterator[str]:
-    """The URL of a server of our own that is ready; it is ended with the block.
+def serving(arguments: Sequence[str], port: int, log: Path, api_key: str | None) -> Iterator[str]:
+    """The URL of a server of our own that is ready, started with these arguments; it is ended with the block.
 
     Raises SetupError with the last line of its log when it does not start.
     """
-    command = [*MULTIGRAFT, "serve", "--base", base, "--data-dir", str(data_dir), "--port", str(port)]
+    command = [*MULTIGRAFT, "serve", *arguments, "--port", str(port)]
     url = f"http://{HOST}:{port}"
     with log.open("wb") as file:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=_environment())

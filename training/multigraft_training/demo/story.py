@@ -31,6 +31,7 @@ class DemoOptions:
 
     base: str
     data_dir: Path
+    dtype: str
     port: int | None
     api_key: str | None
     exit: bool
@@ -47,7 +48,8 @@ def tell(options: DemoOptions, console: Console) -> bool:
     port = choose_port(options.port)
     log = folder / "server.log"
     console.print(f"Starting a server on {options.base}; its log is {log}. The first time, the base is unpacked.")
-    with serving(options.base, options.data_dir, port, log, options.api_key) as url:
+    arguments = ("--base", options.base, "--data-dir", str(options.data_dir), "--dtype", options.dtype)
+    with serving(arguments, port, log, options.api_key) as url:
         base = _base_name(url, options)
         console.print(f"{base} is served at {url}. Now three tasks are trained, while it answers.")
         with asking_in_background(url, options.api_key, base) as background:
@@ -71,7 +73,7 @@ def _train_and_push(options: DemoOptions, url: str, folder: Path, console: Conso
         for task in TASKS:
             console.rule(f"[bold]{task}")
             output = folder / "runs" / task
-            overrides = (f"base={options.base}", f"output={output}")
+            overrides = (f"base={options.base}", f"training.precision={options.dtype}", f"output={output}")
             recipe = str(here / "recipes" / f"{task}.yaml")
             run_command("train", recipe, *overrides, "--data-dir", str(options.data_dir))
             run_command("push", str(output / "adapter"), "--task", task, "--alias", "production", "--url", url)

@@ -1,0 +1,171 @@
+"""The demo's parts, and the whole of it on a tiny base with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from multigraft_adapters.errors import BindError, SetupError
+from multigraft_training.demo.asking import FanOut, TaskAnswer
+from multigraft_training.demo.background import Background, asking_in_background
+from multigraft_training.demo.processes import (
+    HOST,
+    MULTIGRAFT,
+    choose_port,
+    ending_on_signals,
+    run_command,
+    serving,
+)
+from multigraft_training.demo.show import answers_table, next_steps, summary
+from tests.training.conftest import TinyBase
+
+psutil: Any = import_module("psutil")  # it has no types
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        yield int(taken.getsockname()[1])
+
+
+@contextmanager
+def running_demo(base: Path, folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """`multigraft demo` on a base; killed with its children when the block ends before it."""
+    arguments = ["demo", "--base", str(base), "--data-dir", str(folder / "data"), "--dtype", "float32", *more]
+    with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
+        demo = subprocess.Popen(
+            [*MULTIGRAFT, *arguments], stdout=out, stderr=err, text=True, env={**os.environ, "COLUMNS": "160"}
+        )
+    try:
+        yield demo
+    finally:
+        if demo.poll() is None:
+            for process in (*psutil.Process(demo.pid).children(recursive=True), demo):
+                process.kill()
+            demo.wait()
+
+
+def wait_for(text: str, folder: Path, demo: subprocess.Popen[str], seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in (folder / "out.txt").read_text():
+        assert demo.poll() is None, (folder / "err.txt").read_text()
+        assert time.monotonic() < deadline, (folder / "out.txt").read_text()
+        time.sleep(0.1)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_told() -> None:
+    with taken_port() as port, pytest.raises(BindError, match=f"port {port}"):
+        choose_port(port)
+
+
+def test_a_port_is_found_when_none_was_asked_for() -> None:
+    assert 1 <= choose_port(None) <= 65535
+
+
+def test_a_server_that_does_not_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
+    arguments = ("--base", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path))
+    with pytest.raises(SetupError, match="no base"):
+        with serving(arguments, choose_port(None), tmp_path / "server.log", None):
+            pytest.fail("there is no such base")
+    assert not psutil.Process().children()
+
+
+def test_a_command_that_fails_is_told() -> None:
+    with taken_port() as port:
+        pass
+    with pytest.raises(SetupError, match="`multigraft tasks --url ...` failed with exit code 1"):
+        run_command("tasks", "--url", f"http://{HOST}:{port}")
+
+
+def test_a_signal_ends_the_block_as_ctrl_c_does_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), ending_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_requests_in_the_background_that_fail_are_counted() -> None:
+    with taken_port() as port:
+        pass
+    with asking_in_background(f"http://{HOST}:{port}", None, "base") as background:
+        deadline = time.monotonic() + 30
+        while background.failed < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert background.failed >= 2 and background.answered == 0 and background.problem
+
+
+def test_the_table_tells_a_task_that_failed() -> None:
+    answers = (
+        TaskAnswer("topic", 2, "sha256:" + "ab" * 32, "refund (0.91)", None),
+        TaskAnswer("urgency", None, "", "", "the queue is full"),
+    )
+    fan_out = FanOut(answers, seconds=0.25, step_adapters=3)
+    written = StringIO()
+    Console(file=written, width=160).print(answers_table("hello", fan_out))
+    for cell in ("topic", "2", "sha256:abababababab", "refund (0.91)", "250 ms", "3", "failed: the queue is full"):
+        assert cell in written.getvalue()
+    assert "at most 3 distinct adapters" in summary([fan_out], Background(), 1.0)[0]
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_what_to_type_next_carries_the_key_when_there_is_one(has_key: bool) -> None:
+    text = next_steps("http://127.0.0.1:8100", "smollm2", has_key)
+    assert ("MULTIGRAFT_API_KEY" in text) == has_key
+    for command in ("curl http://127.0.0.1:8100/v1/predict", "multigraft predict", "from openai import OpenAI"):
+        assert command in text
+    code = text.partition("# the openai SDK\n")[2]
+    compile(code, "next steps", "exec")
+
+
+@pytest.mark.slow
+def test_the_demo_trains_serves_compares_and_stays_until_ctrl_c(tmp_path: Path, tiny_base: TinyBase) -> None:
+    port = choose_port(None)
+    with running_demo(
+        tiny_base("llama"), tmp_path, "--port", str(port), "--json", str(tmp_path / "demo.json")
+    ) as demo:
+        wait_for("Ctrl-C ends the server.", tmp_path, demo)
+        content = json.loads((tmp_path / "demo.json").read_text())
+        assert [answer["task"] for answer in content["fan_outs"][0]["answers"]] == ["topic", "urgency", "pirate"]
+        assert all(answer["error"] is None for fan_out in content["fan_outs"] for answer in fan_out["answers"])
+        assert max(fan_out["step_adapters"] for fan_out in content["fan_outs"]) >= 3
+        assert content["background"]["answered"] > 0 and content["background"]["failed"] == 0
+        assert len(content["chats"]) == 3
+        tasks = httpx.get(f"http://{HOST}:{port}/v1/tasks", trust_env=False).json()["tasks"]
+        assert [len(task["versions"]) for task in tasks] == [1, 1, 1]
+
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert children
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0
+        assert not any(child.is_running() for child in children)
+    told = (tmp_path / "out.txt").read_text()
+    assert "adapters in its step" in told and "multigraft predict topic" in told
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_ended_while_it_trains_ends_its_children(tmp_path: Path, tiny_base: TinyBase) -> None:
+    with running_demo(tiny_base("llama"), tmp_path, "--exit") as demo:
+        wait_for("three tasks are trained", tmp_path, demo)
+        deadline = time.monotonic() + 60
+        while len(children := psutil.Process(demo.pid).children(recursive=True)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(60) != 0
+        assert not any(child.is_running() for child in children)
