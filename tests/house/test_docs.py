@@ -16,11 +16,13 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from multigraft_adapters.declaration import TaskDeclaration
 from multigraft_adapters.errors import MultigraftError
 from multigraft_server import gauges
 from multigraft_server.api.problems import PROBLEMS
 from multigraft_server.app import ROUTERS
 from multigraft_server.metrics import Metrics
+from multigraft_server.predictions import PREDICTORS
 from multigraft_server.settings import ServerSettings
 from multigraft_training.demo.show import next_steps
 from multigraft_training.recipe import Recipe
@@ -67,7 +69,16 @@ def test_http_md_names_every_route() -> None:
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     assert routes
     served = {f"{method} {plain(route.path)}" for route in routes for method in route.methods or ()}
-    assert set(rows("http.md")) == served
+    assert {name for name in rows("http.md") if " " in name} == served
+
+
+def test_http_md_names_every_task_type_that_is_served() -> None:
+    assert {name for name in rows("http.md") if " " not in name} == set(PREDICTORS)
+
+
+def test_http_md_names_what_an_upload_may_declare() -> None:
+    told = page("http.md").split("\nAn upload is")[1].split("\n\n")[0]
+    assert not [name for name in TaskDeclaration.model_fields if f"`{name}`" not in told]
 
 
 def test_errors_md_names_every_code_with_its_status() -> None:
