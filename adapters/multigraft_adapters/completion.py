@@ -26,6 +26,7 @@ from multigraft_adapters.methods import Method
 
 TASK_TYPE_OF_PEFT: dict[str, TaskType] = {
     "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
     "CAUSAL_LM": "text-generation",
     "FEATURE_EXTRACTION": "feature-extraction",
 }

@@ -10,9 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from multigraft_adapters.errors import InvalidAdapterError
 
-TaskType = Literal["text-classification", "feature-extraction", "text-generation"]
-TASK_TYPES: tuple[TaskType, ...] = ("text-classification", "feature-extraction", "text-generation")
-LABELLED_TASKS: tuple[TaskType, ...] = ("text-classification",)
+TaskType = Literal["text-classification", "token-classification", "feature-extraction", "text-generation"]
+TASK_TYPES: tuple[TaskType, ...] = (
+    "text-classification",
+    "token-classification",
+    "feature-extraction",
+    "text-generation",
+)
+LABELLED_TASKS: tuple[TaskType, ...] = ("text-classification", "token-classification")
 """The task types whose head has labels."""
 Pooling = Literal["pooler", "cls", "mean", "last"]
 Activation = Literal["softmax", "sigmoid", "none"]

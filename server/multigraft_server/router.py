@@ -74,10 +74,14 @@ class Router:
         if wanted not in ("text-generation", "feature-extraction"):
             raise TaskTypeMismatchError(f"the bare base {target.task!r} serves no {wanted}", param="model")
 
+    def longest_input(self, target: Target) -> int:
+        """How many tokens one row of its adapter, or of the base, may have."""
+        own = target.version.manifest.max_length if target.version else None
+        return min(own or self._max_length, self._max_length)
+
     def check_input_length(self, target: Target, num_tokens: int, param: str = "inputs") -> None:
         """Raises ContextLengthError when an input to pool is longer than its adapter or the base takes."""
-        own = target.version.manifest.max_length if target.version else None
-        limit = min(own or self._max_length, self._max_length)
+        limit = self.longest_input(target)
         if num_tokens > limit:
             raise ContextLengthError(
                 f"the input has {num_tokens} tokens; {target.task!r} takes at most {limit}", param=param

@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from multigraft_adapters.bases.families import traits_of
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_adapters.windows import ReadText, read_text
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,11 @@ class Tokeniser:
         self._encode(TextInput("warm"), "inputs")
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself, to read tokens with."""
+        return self._tokenizer
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
 
@@ -56,6 +62,17 @@ class Tokeniser:
         Raises InvalidRequestError naming `param` for a text that is not Unicode or that is no token at all.
         """
         return await self.run(lambda: [self._encode(one, param) for one in inputs])
+
+    async def read(self, inputs: Sequence[TextInput], param: str = "inputs") -> list[ReadText]:
+        """The tokens of each input with their places in the text, of a pair in the second text.
+
+        Raises InvalidRequestError naming `param` for a text that is not Unicode or that has no token of its own.
+        """
+        return await self.run(lambda: [self._read(one, param) for one in inputs])
+
+    def of_window(self, window: ReadText) -> Tokens:
+        """A window of a text as the base takes it."""
+        return Tokens(window.ids, window.type_ids if self._takes_types else None)
 
     async def chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         """The tokens of a chat in the base's template, up to where the assistant answers.
@@ -89,6 +106,14 @@ class Tokeniser:
         )
         types = tuple(encoded["token_type_ids"]) if self._takes_types else None
         return _checked(Tokens(tuple(encoded["input_ids"]), types), param)
+
+    def _read(self, one: TextInput, param: str) -> ReadText:
+        _check_unicode(one.text, param)
+        _check_unicode(one.pair or "", param)
+        text = read_text(self._tokenizer, one.text, one.pair)
+        if text.start == text.stop:
+            raise InvalidRequestError(f"{param} has no tokens", param=param)
+        return text
 
     def _encode_chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         if not self.has_chat_template:

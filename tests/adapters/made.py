@@ -17,7 +17,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, read_folder
 from multigraft_adapters.bases import BaseSpec, KVLayout, LinearShape
 from multigraft_adapters.bases.spec import HeadLayout
-from multigraft_adapters.bases.spec import HeadLayout
 from multigraft_adapters.methods import LoraDelta
 
 SPEC = BaseSpec(

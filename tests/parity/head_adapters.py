@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     pipeline,
 )
@@ -28,6 +30,7 @@ SAVED = {"modernbert": ["classifier", "head"]}
 """What PEFT must be told to save where its own defaults leave a part of the head out."""
 TASK_MODELS: dict[str, Any] = {
     "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
     "FEATURE_EXTRACTION": AutoModel,
 }
 
@@ -63,6 +66,8 @@ CASES = (
     HeadCase("single", "SEQ_CLS", ("billing", "shipping", "technical", "account", "other")),
     HeadCase("multi", "SEQ_CLS", ("rude", "urgent", "spam"), {"problem_type": "multi_label_classification"}),
     HeadCase("score", "SEQ_CLS", ("stars",), {"problem_type": "regression"}),
+    HeadCase("tags", "TOKEN_CLS", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
+    HeadCase("words", "TOKEN_CLS", ("noun", "verb", "adjective")),
 )
 
 
@@ -98,7 +103,11 @@ class HeadReference:
     def pipe(self, task_type: str, inputs: Any, **parameters: Any) -> Any:
         """What transformers' pipeline answers."""
         pipe: Any = pipeline
-        return pipe(task_type, model=self.model.get_base_model(), tokenizer=self.tokenizer)(inputs, **parameters)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
+            return pipe(task_type, model=self.model.get_base_model(), tokenizer=self.tokenizer)(
+                inputs, **parameters
+            )
 
 
 def task_model(base: Path, case: HeadCase) -> Any:

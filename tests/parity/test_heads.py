@@ -17,7 +17,7 @@ from multigraft_server.settings import ServerSettings
 from tests.parity.asking import TEXTS
 from tests.parity.head_adapters import CASES, TARGETS, HeadCase, HeadReference, make_head_adapter
 from tests.server.running import listening
-from tests.tiny import make_tiny_base
+from tests.tiny import MAX_LENGTH, make_tiny_base
 
 FP32 = 1e-4
 
@@ -70,7 +70,7 @@ def upload(url: str, case: HeadCase, folder: Path) -> None:
 def assert_same(one: Any, other: Any) -> None:
     """Equal but for numbers, which may differ by the tolerance."""
     if isinstance(one, float):
-        assert one == pytest.approx(other, abs=FP32)
+        assert one == pytest.approx(float(other), abs=FP32)
     elif isinstance(one, dict):
         assert one.keys() == other.keys()
         for key, value in one.items():
@@ -95,3 +95,25 @@ def test_pairs_are_classified_as_one_sequence(served: ServedHeads) -> None:
     assert_same(
         served.ask("single", pair), [served.references["single"].pipe("text-classification", pair, top_k=None)]
     )
+
+
+STRATEGIES = ("none", "simple", "first", "average", "max")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("task", ["tags", "words"])
+def test_entities_are_the_pipeline_s(served: ServedHeads, task: str, strategy: str) -> None:
+    parameters = {"aggregation_strategy": strategy, "ignore_labels": []}
+    answers = served.ask(task, TEXTS, **parameters)
+    expected = served.references[task].pipe("token-classification", TEXTS, **parameters)
+    assert all(answers)
+    assert_same(answers, expected)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_entities_in_overlapping_windows_are_the_pipeline_s(served: ServedHeads, strategy: str) -> None:
+    text = " ".join(TEXTS * 4)
+    parameters = {"aggregation_strategy": strategy, "stride": 60, "ignore_labels": ["PER"]}
+    answers = served.ask("tags", text, **parameters)
+    assert len(text) > 3 * MAX_LENGTH
+    assert_same(answers, served.references["tags"].pipe("token-classification", text, **parameters))

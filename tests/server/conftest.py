@@ -15,6 +15,7 @@ from tests.tiny import make_tiny_base
 
 LoadTiny = Callable[[str], Base]
 Serve = Callable[..., Served]
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
 @pytest.fixture(scope="session")
@@ -33,21 +34,23 @@ def load_tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadTiny:
 
 @pytest.fixture(scope="session")
 def decoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server over a tiny Llama with the tasks `topic`, `urgency`, `style` and `vector`."""
+    """A server over a tiny Llama with the tasks `topic`, `urgency`, `style`, `vector` and `entities`."""
     with serving(load_tiny("llama"), tmp_path_factory.mktemp("decoder")) as served:
         served.add("topic", "text-classification", seed=1)
         served.add("urgency", "text-classification", seed=2)
         served.add("style", "text-generation", seed=3, prompt="Be brief.")
         served.add("vector", "feature-extraction", seed=4)
+        served.add("entities", "token-classification", seed=5, labels=TAGS)
         yield served
 
 
 @pytest.fixture(scope="session")
 def encoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server over a tiny BERT with the tasks `topic` and `vector`."""
+    """A server over a tiny BERT with the tasks `topic`, `vector` and `entities`."""
     with serving(load_tiny("bert"), tmp_path_factory.mktemp("encoder")) as served:
         served.add("topic", "text-classification", seed=1)
         served.add("vector", "feature-extraction", seed=2)
+        served.add("entities", "token-classification", seed=3, labels=TAGS)
         yield served
 
 

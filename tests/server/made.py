@@ -16,11 +16,13 @@ from multigraft_adapters.manifest import LABELLED_TASKS
 LABELS = ("billing", "shipping", "other")
 PEFT_TYPES = {
     "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
     "text-generation": "CAUSAL_LM",
     "feature-extraction": "FEATURE_EXTRACTION",
 }
 HEADS: dict[str, dict[str, Any]] = {
     "text-classification": {"kind": "classification"},
+    "token-classification": {"kind": "tokens"},
     "text-generation": {"kind": "generation"},
     "feature-extraction": {"kind": "embedding", "pooling": "mean", "normalize": True},
 }

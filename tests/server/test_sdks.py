@@ -115,6 +115,16 @@ def test_hugging_face_classifies(decoder: Served) -> None:
     assert len(best) == 1
 
 
+def test_hugging_face_finds_entities(encoder: Served) -> None:
+    text = "Clara lives in Berlin"
+    client = hugging_face(encoder, "entities")
+    tokens = client.token_classification(text, ignore_labels=[])
+    groups = client.token_classification(text, aggregation_strategy="simple", ignore_labels=["PER"], stride=3)
+    assert [(token.start, token.end) for token in tokens] == [(place, place + 1) for place in range(len(text))]
+    assert all(token.entity for token in tokens)
+    assert all(group.entity_group in ("O", "LOC") and group.score > 0 for group in groups)
+
+
 def test_hugging_face_generates(decoder: Served) -> None:
     client = hugging_face(decoder, "style")
     text = client.text_generation("hello", max_new_tokens=6)

@@ -8,19 +8,24 @@ from multigraft_adapters.heads.classification import (
     read_classification,
 )
 from multigraft_adapters.heads.embedding import EmbeddingHead, decode_embedding, read_embedding
+from multigraft_adapters.heads.entities import Entity, EntityReader, Strategy
 from multigraft_adapters.heads.generation import GenerationHead, read_generation
 from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, get_head_kind, kind_for, register
 from multigraft_adapters.heads.linear import HiddenWeights, LinearHead
+from multigraft_adapters.heads.tokens import read_tokens
 
 __all__ = [
     "HEAD_KINDS",
     "EmbeddingHead",
+    "Entity",
+    "EntityReader",
     "GenerationHead",
     "Head",
     "HeadKind",
     "HiddenWeights",
     "LabelScore",
     "LinearHead",
+    "Strategy",
     "decode_classification",
     "decode_embedding",
     "get_head_kind",
@@ -29,5 +34,6 @@ __all__ = [
 ]
 
 register(HeadKind("classification", ("text-classification",), ("classifier", "score"), read_classification))
+register(HeadKind("tokens", ("token-classification",), ("classifier", "score"), read_tokens))
 register(HeadKind("embedding", ("feature-extraction",), (), read_embedding))
 register(HeadKind("generation", ("text-generation",), (), read_generation))

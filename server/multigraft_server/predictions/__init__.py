@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from multigraft_adapters.errors import TaskTypeMismatchError
 from multigraft_server.calls import Target
-from multigraft_server.predictions import classification, embedding, generation
+from multigraft_server.predictions import classification, embedding, generation, tokens
 from multigraft_server.predictions.base import Predictor, Prepared
 
 PREDICTORS: dict[str, Predictor] = {
     "text-classification": classification.PREDICTOR,
+    "token-classification": tokens.PREDICTOR,
     "feature-extraction": embedding.PREDICTOR,
     "text-generation": generation.PREDICTOR,
 }

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from multigraft_adapters.errors import InvalidRequestError
-from multigraft_adapters.manifest import Manifest
 from multigraft_server.answers import Answer
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import PoolingParams, SamplingParams
@@ -54,13 +53,13 @@ def read_parameters(model: type[Model], parameters: Mapping[str, Any]) -> Model:
         raise InvalidRequestError(f"{name}: {problem['msg']}", param=name) from None
 
 
-def check_labels_exist(labels: Iterable[str], manifest: Manifest, param: str) -> None:
-    """Raises InvalidRequestError naming `param` for a label that the task does not have."""
-    known = sorted((manifest.id2label or {}).values())
-    unknown = sorted(set(labels).difference(known))
+def check_labels_exist(labels: Iterable[str], known: Iterable[str], param: str) -> None:
+    """Raises InvalidRequestError naming `param` for a label that is none of those known."""
+    names = sorted(known)
+    unknown = sorted(set(labels).difference(names))
     if unknown:
         raise InvalidRequestError(
-            f"{param}: {unknown[0]!r} is no label of this task; its labels are {', '.join(known[:20])}",
+            f"{param}: {unknown[0]!r} is no label of this task; its labels are {', '.join(names[:20])}",
             param=param,
         )
 

@@ -73,7 +73,7 @@ def _thresholds(manifest: Manifest, chosen: ClassificationParameters) -> Mapping
             "parameters.thresholds: only the probabilities of a multi-label task have thresholds",
             param="parameters.thresholds",
         )
-    check_labels_exist(chosen.thresholds, manifest, "parameters.thresholds")
+    check_labels_exist(chosen.thresholds, (manifest.id2label or {}).values(), "parameters.thresholds")
     return chosen.thresholds
 
 
