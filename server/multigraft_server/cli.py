@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from multigraft_adapters.processor import share_cores
 from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, ServerSettings, load_settings
 
@@ -57,6 +58,7 @@ def serve(config: Path | None, **options: Any) -> None:
 
 def _serve(settings: ServerSettings) -> None:
     started = time.monotonic()
+    share_cores()
     with bind(settings.host, settings.port) as bound:
         # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
         from multigraft_server.assemble import assemble

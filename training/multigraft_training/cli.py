@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+
+from multigraft_adapters.processor import share_cores
 
 
 @click.command()
@@ -29,9 +30,7 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path) -> None:
     multigraft train my.yaml training.epochs=5 method.rank=16 output=runs/longer
     multigraft push runs/longer/adapter --task sentiment --alias production
     """
-    # NOTE: torch's threads spin while they wait for each other. Beside a server that makes each of the two
-    # processes several times slower; asleep, they share the processor. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share_cores()
     from multigraft_training.recipe import read_recipe
     from multigraft_training.report import Report
     from multigraft_training.run import run
