@@ -117,7 +117,7 @@ def load(files: Mapping[str, bytes], digest: str, spec: BaseSpec) -> VerifiedAda
     if method is None or kind is None:
         raise AdapterLoadError(f"adapter {digest} has a method or a head that is not known", digest=digest)
     problems: list[str] = []
-    tensors = load_tensors(files[TENSORS_FILE])
+    tensors = method.normalise(load_tensors(files[TENSORS_FILE]))
     head = kind.read(manifest.head, manifest.id2label, tensors, spec, problems)
     delta = method.read(config, tensors, spec.of_task(manifest.task_type), UNCAPPED, problems)
     if delta is None or head is None:
@@ -163,7 +163,10 @@ def _read_parts(files: Mapping[str, bytes], limits: Limits, problems: list[str])
         tensors = load_tensors(files[TENSORS_FILE])
         if wrong := not_finite(tensors):
             problems.append(f"{TENSORS_FILE}: NaN or infinity in {listed(wrong)}")
-    return _Parts(config, manifest, entries, tensors, _method_of(config, problems))
+    method = _method_of(config, problems)
+    if method is not None and tensors is not None:
+        tensors = method.normalise(tensors)
+    return _Parts(config, manifest, entries, tensors, method)
 
 
 def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method | None:
@@ -171,7 +174,7 @@ def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method 
         return None
     method = method_of_peft(config.get("peft_type"))
     if method is None:
-        served = ", ".join(method.peft_type for method in METHODS.values())
+        served = ", ".join(name for method in METHODS.values() for name in method.peft_types)
         peft_type = shown(config.get("peft_type"))
         problems.append(f"{CONFIG_FILE}: peft_type {peft_type} is not served; those are {served}")
     return method

@@ -308,8 +308,8 @@ def test_the_registry_refuses_a_second_method_of_a_name_or_a_peft_type_and_a_bad
     lora = get_method("lora")
     for method in (
         lora,
-        Method("lora2", lora.peft_type, lora.check, lora.read, lora.describe),
-        Method("Lora", "OTHER", lora.check, lora.read, lora.describe),
+        Method("lora2", lora.peft_types, lora.check, lora.read, lora.describe),
+        Method("Lora", ("OTHER",), lora.check, lora.read, lora.describe),
     ):
         with pytest.raises(ValueError, match="already registered|not a method's name"):
             register(method)

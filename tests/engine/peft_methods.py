@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from peft.utils.warning import PeftWarning
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -18,16 +27,29 @@ from multigraft_adapters.bases import BaseSpec
 from multigraft_adapters.verify import TaskDeclaration, VerifiedAdapter, verify
 from multigraft_server.engine.requests import BASE_DIGEST
 
-FAMILIES = ("llama", "qwen2", "gpt2", "bert")
 LABELS = {0: "billing", 1: "shipping", 2: "other"}
-ATTENTION = {
-    "llama": ["q_proj", "v_proj"],
-    "qwen2": ["q_proj", "k_proj", "v_proj"],
+LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
+ATTENTION = dict.fromkeys(LLAMA_LIKE, ["q_proj", "v_proj"]) | {
     "gpt2": ["c_attn"],
     "bert": ["query", "value"],
+    "roberta": ["key"],
+    "distilbert": ["q_lin", "out_lin"],
+    "modernbert": ["Wqkv"],
 }
-# On BERT this names the projection of the attention's output as well.
-FEEDFORWARD = {"llama": ["down_proj"], "qwen2": ["up_proj"], "gpt2": ["mlp.c_proj"], "bert": ["output.dense"]}
+FEEDFORWARD = dict.fromkeys(LLAMA_LIKE, ["down_proj"]) | {
+    "gpt2": ["mlp.c_proj"],
+    # On BERT this names the projection of the attention's output as well.
+    "bert": ["output.dense"],
+    "roberta": ["intermediate.dense"],
+    "distilbert": ["lin2"],
+    "modernbert": ["mlp.Wo"],
+}
+FAMILIES = tuple(ATTENTION)
+ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
+WITH_BIASES = ("qwen2", "gpt2", "bert", "roberta", "distilbert")
+WITH_PREFIX = tuple(family for family in FAMILIES if family not in ("distilbert", "modernbert"))
+SIZES: dict[str, Any] = {"token_dim": 32, "num_attention_heads": 4, "num_layers": 2}
+"""Of the tiny bases; PEFT does not find DistilBERT's."""
 TASK_MODELS: dict[str, Any] = {
     "CAUSAL_LM": AutoModelForCausalLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
@@ -65,16 +87,34 @@ def _ia3(family: str, task_type: str) -> PeftConfig:
     )
 
 
+def _prompt(task_type: str) -> PeftConfig:
+    return PromptTuningConfig(task_type=task_type, num_virtual_tokens=5, **SIZES)
+
+
+def _p_tuning(task_type: str) -> PeftConfig:
+    return PromptEncoderConfig(task_type=task_type, num_virtual_tokens=3, encoder_hidden_size=16, **SIZES)
+
+
+def _prefix(task_type: str, **values: Any) -> PeftConfig:
+    return PrefixTuningConfig(task_type=task_type, num_virtual_tokens=6, **values)
+
+
 METHODS: dict[str, MethodCase] = {
     "lora": MethodCase(_lora),
     "rslora of another rank": MethodCase(lambda family, task: _lora(family, task, r=9, use_rslora=True)),
     "dora": MethodCase(lambda family, task: _lora(family, task, use_dora=True)),
     "lora with biases of B": MethodCase(lambda family, task: _lora(family, task, lora_bias=True)),
     "lora with its targets' biases": MethodCase(
-        lambda family, task: _lora(family, task, bias="lora_only", use_dora=True), ("qwen2", "gpt2", "bert")
+        lambda family, task: _lora(family, task, bias="lora_only", use_dora=True), WITH_BIASES
     ),
     "lora with all biases": MethodCase(lambda family, task: _lora(family, task, bias="all"), ("qwen2",)),
     "ia3": MethodCase(_ia3),
+    "prompt tuning": MethodCase(lambda family, task: _prompt(task)),
+    "p-tuning": MethodCase(lambda family, task: _p_tuning(task)),
+    "prefix tuning": MethodCase(lambda family, task: _prefix(task), WITH_PREFIX),
+    "prefix tuning with a projection": MethodCase(
+        lambda family, task: _prefix(task, prefix_projection=True, encoder_hidden_size=16), WITH_PREFIX
+    ),
 }
 
 
@@ -85,7 +125,9 @@ def methods_of(family: str) -> list[str]:
 
 def task_types(family: str) -> tuple[str, ...]:
     """The task types whose adapters a family serves in these tests."""
-    return ("SEQ_CLS", "FEATURE_EXTRACTION") if family == "bert" else ("SEQ_CLS", "CAUSAL_LM")
+    if family not in ENCODERS:
+        return ("SEQ_CLS", "CAUSAL_LM")
+    return ("SEQ_CLS", "FEATURE_EXTRACTION") if family in ("bert", "roberta") else ("FEATURE_EXTRACTION",)
 
 
 @dataclass(frozen=True)
@@ -114,17 +156,21 @@ class PeftAdapter:
         return torch.nn.functional.normalize(states.mean(0), dim=-1)
 
     @torch.inference_mode()
-    def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
+    def greedy(self, tokens: Sequence[int], count: int, **options: Any) -> list[int]:
         """`count` greedy tokens after the sequence; an end-of-text token does not stop them."""
         self.model.generation_config.eos_token_id = None
-        output = self.model.generate(**_inputs(tokens), do_sample=False, max_new_tokens=count, pad_token_id=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
+            output = self.model.generate(
+                **_inputs(tokens), do_sample=False, max_new_tokens=count, pad_token_id=0, **options
+            )
         answer: list[int] = output[0].tolist()
         return answer[-count:]
 
 
 def bare_base(base: Path, family: str) -> PeftAdapter:
     """The base itself, which embeds or generates."""
-    task_type = "FEATURE_EXTRACTION" if family == "bert" else "CAUSAL_LM"
+    task_type = "FEATURE_EXTRACTION" if family in ENCODERS else "CAUSAL_LM"
     model = TASK_MODELS[task_type].from_pretrained(base, dtype=torch.float32).eval()
     return PeftAdapter("base", task_type, model)
 
@@ -133,7 +179,7 @@ def make_peft_adapter(
     base: Path, spec: BaseSpec, method: str, task_type: str, folder: Path, seed: int
 ) -> PeftAdapter:
     """An adapter of one method; `seed` makes its weights."""
-    task = {"num_labels": len(LABELS), "pad_token_id": 0} if task_type == "SEQ_CLS" else {}
+    task = {"num_labels": len(LABELS)} if task_type == "SEQ_CLS" else {}
     bare = TASK_MODELS[task_type].from_pretrained(base, dtype=torch.float32, **task)
     torch.manual_seed(seed)
     with warnings.catch_warnings():

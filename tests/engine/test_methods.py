@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from multigraft_adapters.errors import ContextLengthError
+from multigraft_adapters.methods import virtual_tokens
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.requests import Event, Finished, PoolingParams, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
 from tests.engine.conftest import LoadTiny
-from tests.engine.harness import Outcome, make_request, running_engine
+from tests.engine.harness import Outcome, make_request, run_all, running_engine
 from tests.engine.peft_methods import (
     FAMILIES,
     PeftAdapter,
@@ -26,6 +28,7 @@ from tests.engine.peft_methods import (
 from tests.engine.test_exactness import prompts
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
+IN_ONE_BATCH = ("llama", "qwen2", "gpt2", "bert")
 TOLERANCE = 1e-4
 """fp32: sums of the same terms in another order."""
 
@@ -97,7 +100,7 @@ def by_digest(adapters: list[PeftAdapter]) -> dict[str, VerifiedAdapter]:
     return verified
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_ONE_BATCH)
 @pytest.mark.parametrize("max_step_tokens", [2048, 48])
 def test_all_methods_in_one_batch_answer_what_peft_answers(
     family: str,
@@ -129,3 +132,54 @@ def test_each_method_alone_answers_what_peft_answers_through_one_slot(
     with running_engine(load_tiny(family), by_digest(adapters), EngineSettings(slots=1)) as loop:
         for adapter, prompt in zip(adapters, prompts(len(adapters)), strict=True):
             check(adapter, prompt, ask(loop, [(adapter, prompt)])[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_states_by_token_are_those_of_the_input_and_not_of_virtual_tokens(
+    family: str, load_tiny: LoadTiny, make_all: MakeAll
+) -> None:
+    adapters = [
+        adapter
+        for adapter in make_all(family)
+        if adapter.method in ("prompt tuning", "prefix tuning") and adapter.task_type == task_types(family)[1]
+    ]
+    prompt = prompts(3)[1]
+    with running_engine(load_tiny(family), by_digest(adapters)) as loop:
+        for adapter in adapters:
+            outcome = run_all(loop, [(adapter.digest, prompt, PoolingParams("tokens"))])[0]
+            assert outcome.values.shape == (len(prompt), 32)
+            if family == "bert":
+                ids = torch.tensor([prompt])
+                with torch.inference_mode():
+                    states = adapter.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+                torch.testing.assert_close(outcome.values, states[-len(prompt) :], atol=TOLERANCE, rtol=TOLERANCE)
+    assert len(adapters) == 2
+
+
+def test_virtual_tokens_count_against_the_context(load_tiny: LoadTiny, make_all: MakeAll) -> None:
+    adapters = {
+        adapter.method: adapter
+        for adapter in make_all("llama")
+        if adapter.method in ("prompt tuning", "prefix tuning") and adapter.task_type == "CAUSAL_LM"
+    }
+    base = load_tiny("llama")
+    with running_engine(base, by_digest(list(adapters.values()))) as loop:
+        for adapter in adapters.values():
+            assert adapter.verified is not None
+            virtual = virtual_tokens(adapter.verified.manifest)
+            assert virtual > 0
+            longest = [9] * (base.spec.max_length - virtual - GREEDY.max_tokens)
+            fits, not_fits = Outcome(), Outcome()
+            loop.submit(make_request(fits, longest, GREEDY, digest=adapter.digest))
+            loop.submit(make_request(not_fits, [*longest, 9], GREEDY, digest=adapter.digest))
+            assert fits.tokens == adapter.greedy(longest, GREEDY.max_tokens)
+            assert isinstance(not_fits.error, ContextLengthError)
+
+
+def test_a_repetition_penalty_takes_no_account_of_virtual_tokens(load_tiny: LoadTiny, make_all: MakeAll) -> None:
+    adapter = next(a for a in make_all("gpt2") if a.method == "prompt tuning" and a.task_type == "CAUSAL_LM")
+    params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, repetition_penalty=1.7)
+    prompt = prompts(2)[0]
+    with running_engine(load_tiny("gpt2"), by_digest([adapter])) as loop:
+        answer = run_all(loop, [(adapter.digest, prompt, params)])[0].tokens
+    assert answer == adapter.greedy(prompt, 12, repetition_penalty=1.7)

@@ -16,7 +16,8 @@ class FamilyTraits:
 
     `backbone_prefix` is the attribute under which task models keep the backbone. `token_types` tells that the
     backbone takes `token_type_ids`. `padded_positions` tells that positions count the tokens that are no padding,
-    from the padding token's id on; `images`, that the backbone takes pixels instead of tokens. `heads` holds the
+    from the padding token's id on; `images`, that the backbone takes pixels instead of tokens; `prefix`, that
+    an encoder takes keys and values from before its input, as every decoder does. `heads` holds the
     task models' heads by task type.
     """
 
@@ -25,6 +26,7 @@ class FamilyTraits:
     token_types: bool = False
     padded_positions: bool = False
     images: bool = False
+    prefix: bool = False
     heads: Mapping[str, HeadLayout] = field(default_factory=dict)
 
 
@@ -49,12 +51,14 @@ FAMILIES: dict[str, FamilyTraits] = {
         "encoder",
         "bert",
         token_types=True,
+        prefix=True,
         heads=TOKEN_HEADS | {"text-classification": HeadLayout("classifier", pooling="pooler")},
     ),
     "roberta": FamilyTraits(
         "encoder",
         "roberta",
         padded_positions=True,
+        prefix=True,
         heads=TOKEN_HEADS
         | {
             "text-classification": HeadLayout(

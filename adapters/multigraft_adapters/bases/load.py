@@ -81,6 +81,7 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
         tokenizer_hash=reading.hash,
         heads=heads_of(config),
         image=image_shape(config),
+        prefix=_prefix_layout(config, traits),
         head_tensors=_head_tensors(folder, heads_of(config)),
     )
 
@@ -177,8 +178,14 @@ def _linear_targets(backbone: nn.Module) -> dict[str, LinearShape]:
 
 
 def _kv_layout(config: Any, traits: FamilyTraits) -> KVLayout | None:
-    if traits.family != "decoder":
-        return None
+    return _layout(config) if traits.family == "decoder" else None
+
+
+def _prefix_layout(config: Any, traits: FamilyTraits) -> KVLayout | None:
+    return _layout(config) if traits.family == "decoder" or traits.prefix else None
+
+
+def _layout(config: Any) -> KVLayout:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return KVLayout(layers=config.num_hidden_layers, heads=heads, head_dim=head_dim)

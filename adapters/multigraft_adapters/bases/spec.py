@@ -115,11 +115,12 @@ class BaseSpec:
     `name` is how the server shows the base. `targets` maps the path of each linear module inside the bare
     backbone (`AutoModel`) to its shape. `backbone_prefix` is what task models put before that path (`model`,
     `bert`, `transformer`). `max_length` is in tokens; an image base, whose pixels have the shape `image`, has
-    always that many (its patches and the class token) and no vocabulary. `fingerprint` is `sha256:` + hex over the
-    tensors' bytes as stored and the architecture's fields; `tokenizer_hash` that of the tokenizer, or of what
+    always that many (its patches and the class token) and no vocabulary. `fingerprint` is `sha256:` + hex over
+    the tensors' bytes as stored and the architecture's fields; `tokenizer_hash` that of the tokenizer, or of what
     turns images into pixels. `heads` tells, by task type, how transformers' task models of this base answer; a
-    type that is not in it has no such model. `head_tensors` are, by path, what the base's own checkpoint holds of
-    the layers before their outputs: such an adapter need not bring them.
+    type that is not in it has no such model. `prefix` is the layout of the keys and values that may be put before
+    a row's, None where its attention takes none. `head_tensors` are, by path, what the base's own checkpoint
+    holds of the layers before their outputs: such an adapter need not bring them.
     """
 
     name: str
@@ -136,6 +137,7 @@ class BaseSpec:
     tokenizer_hash: str
     heads: Mapping[str, HeadLayout] = field(default_factory=dict)
     image: ImageShape | None = None
+    prefix: KVLayout | None = None
     head_tensors: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def of_task(self, task_type: str) -> BaseSpec:

@@ -12,7 +12,10 @@ from multigraft_adapters.methods.lora import (
 )
 from multigraft_adapters.methods.lora_config import read_settings
 from multigraft_adapters.methods.method import METHODS, Delta, Method, get_method, method_of_peft, register
+from multigraft_adapters.methods.prefix import PrefixDelta, check_prefix, read_prefix
+from multigraft_adapters.methods.prompt import PromptDelta, check_prompt, read_prompt
 from multigraft_adapters.methods.reference import applied
+from multigraft_adapters.methods.virtual import describe_virtual, long_names, virtual_tokens
 
 __all__ = [
     "METHODS",
@@ -21,12 +24,35 @@ __all__ = [
     "LoraDelta",
     "LoraPair",
     "Method",
+    "PrefixDelta",
+    "PromptDelta",
     "applied",
     "apply_lora",
     "get_method",
     "method_of_peft",
     "register",
+    "virtual_tokens",
 ]
 
-register(Method(name="lora", peft_type="LORA", check=read_settings, read=read_lora, describe=describe_lora))
-register(Method(name="ia3", peft_type="IA3", check=read_ia3_settings, read=read_ia3, describe=describe_ia3))
+register(Method(name="lora", peft_types=("LORA",), check=read_settings, read=read_lora, describe=describe_lora))
+register(Method(name="ia3", peft_types=("IA3",), check=read_ia3_settings, read=read_ia3, describe=describe_ia3))
+register(
+    Method(
+        name="prompt",
+        peft_types=("PROMPT_TUNING", "P_TUNING"),
+        check=check_prompt,
+        read=read_prompt,
+        describe=describe_virtual,
+        normalise=long_names,
+    )
+)
+register(
+    Method(
+        name="prefix",
+        peft_types=("PREFIX_TUNING",),
+        check=check_prefix,
+        read=read_prefix,
+        describe=describe_virtual,
+        normalise=long_names,
+    )
+)

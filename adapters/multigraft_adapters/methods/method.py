@@ -13,8 +13,10 @@ from multigraft_adapters.artifact import Limits
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.methods.ia3 import Ia3Delta
 from multigraft_adapters.methods.lora import LoraDelta
+from multigraft_adapters.methods.prefix import PrefixDelta
+from multigraft_adapters.methods.prompt import PromptDelta
 
-Delta = LoraDelta | Ia3Delta
+Delta = LoraDelta | Ia3Delta | PromptDelta | PrefixDelta
 """The deltas that the methods read; each has `nbytes`."""
 
 ReadDelta = Callable[[Mapping[str, Any], dict[str, Tensor], BaseSpec, Limits, list[str]], Delta | None]
@@ -27,17 +29,19 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Method:
     """A kind of delta.
 
-    `peft_type` is what PEFT's config calls it. `check(config, limits, problems)` notes every problem of a config
+    `peft_types` are what PEFT's config calls it. `check(config, limits, problems)` notes every problem of a config
     by itself. `read(config, tensors, spec, limits, problems)` notes these too; it takes the method's tensors out
     of `tensors` and returns the delta, or None where it noted a problem. `describe(config)` gives the manifest's
-    parameters of a config without problems.
+    parameters of a config without problems. `normalise(tensors)` gives a file's tensors the names that PEFT
+    gives them with LoRA.
     """
 
     name: str
-    peft_type: str
+    peft_types: tuple[str, ...]
     check: CheckConfig
     read: ReadDelta
     describe: Callable[[Mapping[str, Any]], dict[str, Any]]
+    normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
 METHODS: dict[str, Method] = {}
@@ -47,8 +51,8 @@ def register(method: Method) -> None:
     """Add a method; raises ValueError when its name is not lower case, or its name or PEFT type is taken."""
     if not _NAME.fullmatch(method.name):
         raise ValueError(f"{method.name!r} is not a method's name: lower-case letters, digits and _")
-    if method.name in METHODS or method_of_peft(method.peft_type) is not None:
-        raise ValueError(f"the method {method.name!r} ({method.peft_type}) is already registered")
+    if method.name in METHODS or any(method_of_peft(peft_type) for peft_type in method.peft_types):
+        raise ValueError(f"the method {method.name!r} ({', '.join(method.peft_types)}) is already registered")
     METHODS[method.name] = method
 
 
@@ -61,4 +65,4 @@ def get_method(name: str) -> Method:
 
 def method_of_peft(peft_type: object) -> Method | None:
     """The method that PEFT calls `peft_type`, if there is one."""
-    return next((method for method in METHODS.values() if method.peft_type == peft_type), None)
+    return next((method for method in METHODS.values() if peft_type in method.peft_types), None)

@@ -23,10 +23,11 @@ ATTENTION_NAME = "multigraft"
 
 @dataclass(frozen=True, slots=True)
 class WholeRow:
-    """Tokens start..stop of the step are one complete sequence."""
+    """Tokens start..stop of the step are one complete sequence, after a prefix if there is one."""
 
     start: int
     stop: int
+    prefix: Tensor | None = None  # (2, layers, heads, virtual tokens, head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,10 @@ def packed_attention(
     layer = _Layer(scaling, sliding_window, softcap)
     for whole in attention_step.whole:
         part = slice(whole.start, whole.stop)
-        attended = _attend(query[:, :, part], key[:, :, part], value[:, :, part], layer, attention_step)
+        keys, values = key[:, :, part], value[:, :, part]
+        if whole.prefix is not None:
+            keys, values = _after_prefix(whole.prefix, module, keys, values)
+        attended = _attend(query[:, :, part], keys, values, layer, attention_step)
         out[:, part] = attended.transpose(1, 2)
     if attention_step.kv is not None:
         place: int = module.layer_idx  # type: ignore[assignment]
@@ -133,6 +137,13 @@ def packed_attention(
             cached = attention_step.kv.view(group.slab, group.capacity, place)
             _attend_decodes(out, query, key, value, layer, group, cached)
     return out, None
+
+
+def _after_prefix(prefix: Tensor, module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (1, heads, tokens, head_dim) with those of a prefix at this layer before them."""
+    place: int = module.layer_idx  # type: ignore[assignment]
+    own_keys, own_values = prefix[:, place]
+    return torch.cat([own_keys[None], keys], dim=2), torch.cat([own_values[None], values], dim=2)
 
 
 def _attend_chunk(

@@ -6,11 +6,18 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from multigraft_adapters.errors import DeadlineError, MultigraftError, RequestCancelledError, StepFailedError
+from multigraft_adapters.errors import (
+    ContextLengthError,
+    DeadlineError,
+    MultigraftError,
+    RequestCancelledError,
+    StepFailedError,
+)
 from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
@@ -25,6 +32,7 @@ from multigraft_server.engine.requests import (
     FinishReason,
     Pooled,
     Request,
+    SamplingParams,
     Timing,
 )
 from multigraft_server.engine.runner import Runner
@@ -70,7 +78,7 @@ class Engine:
             _emit(request, Failed(error))
             return
         if state == "ready":
-            self._scheduler.add(request)
+            self._queue(request)
         else:
             self._parked[request.digest].append(request)
 
@@ -81,7 +89,7 @@ class Engine:
             if isinstance(result, MultigraftError):
                 self._end(request, Failed(result))
             else:
-                self._scheduler.add(request)
+                self._queue(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request whose caller is gone; nothing happens when it has ended already."""
@@ -146,6 +154,20 @@ class Engine:
     def close(self) -> None:
         """End the engine's helpers."""
         self._host.close()
+
+    def _queue(self, request: Request) -> None:
+        """Hand a request whose adapter is in host memory to the scheduler, with its virtual tokens."""
+        virtual = self._host.get(request.digest).delta.virtual
+        if virtual.count == 0:
+            self._scheduler.add(request)
+            return
+        answer = request.params.max_tokens if isinstance(request.params, SamplingParams) else 0
+        total, most = virtual.count + len(request.token_ids) + answer, self._runner.max_length
+        if total > most:
+            message = f"with the adapter's {virtual.count} virtual tokens it needs {total} tokens of {most}"
+            self._end(request, Failed(ContextLengthError(message)))
+        else:
+            self._scheduler.add(replace(request, virtual=virtual))
 
     def _place(self, plan: StepPlan) -> None:
         for placement in plan.placements:

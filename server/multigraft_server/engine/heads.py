@@ -69,9 +69,14 @@ def _states(
     ]
     pooled = iter(pool(hidden, parts, base_pooler))
     return [
-        hidden[one.start : one.stop].to(torch.float32) if pooling is None else next(pooled)[None]
+        _own_tokens(hidden, one).to(torch.float32) if pooling is None else next(pooled)[None]
         for one, pooling in zip(rows, poolings, strict=True)
     ]
+
+
+def _own_tokens(hidden: Tensor, one: PoolingRow) -> Tensor:
+    """The states of the input's tokens, without those of virtual ones."""
+    return hidden[one.start + one.row.num_virtual_states : one.stop]
 
 
 def _plain(states: Tensor, output: str) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multigraft_adapters.bases import Base
 from multigraft_adapters.bases.families import traits_of
-from multigraft_server.engine.plan import PlannedRow
+from multigraft_server.engine.plan import PlannedRow, Row
 
 
 class InputPacker:
@@ -31,15 +31,22 @@ class InputPacker:
         positions = [place for part in rows for place in self._positions(part)]
         inputs = {"input_ids": self._packed(tokens), "position_ids": self._packed(positions)}
         if self._traits.token_types:
-            inputs["token_type_ids"] = self._packed(
-                [kind for part in rows for kind in part.row.request.token_type_ids or [0] * part.count]
-            )
+            inputs["token_type_ids"] = self._packed([kind for part in rows for kind in _token_types(part)])
         return inputs
 
     def _positions(self, part: PlannedRow) -> Sequence[int]:
         if self._traits.padded_positions:
-            return padded_positions(part.row.tokens, self._padding)
+            return self._padded(part.row)
         return range(part.start, part.start + part.count)
+
+    def _padded(self, row: Row) -> list[int]:
+        """The positions of a whole row. A prefix moves all but the padding's; among embeddings, of which virtual
+        tokens are some, the model looks for no padding."""
+        text = row.tokens[row.num_virtual :]
+        if row.num_virtual_states:
+            return list(range(self._padding + 1, self._padding + 1 + len(row.tokens)))
+        positions = padded_positions(text, self._padding)
+        return [place + row.num_virtual * (place != self._padding) for place in positions]
 
     def _stacked(self, rows: Sequence[PlannedRow]) -> Tensor:
         images = [part.row.request.pixels for part in rows]
@@ -61,6 +68,11 @@ class PackedImages(nn.Module):
         """(images, channels, height, width) -> (1, images x tokens, hidden)."""
         embedded: Tensor = self.embeddings(pixel_values, **options)
         return embedded.flatten(0, 1)[None]
+
+
+def _token_types(part: PlannedRow) -> Sequence[int]:
+    given = part.row.request.token_type_ids
+    return [0] * part.count if not given else [0] * part.row.num_virtual_states + list(given)
 
 
 def padded_positions(tokens: Sequence[int], padding: int) -> list[int]:

@@ -33,6 +33,13 @@ class KVCache:
             numbers = self.slab_tokens * self.layout.heads * self.layout.head_dim
             self._slabs[slab] = torch.zeros(2, self.layout.layers, numbers, device=self._device, dtype=self._dtype)
 
+    def write(self, row: KVRow, prefix: Tensor) -> None:
+        """Put keys and values (2, layers, heads, tokens, head_dim) into a row's first places."""
+        rows, (heads, head_dim) = self.slab_tokens // row.capacity, (self.layout.heads, self.layout.head_dim)
+        used = self._slabs[row.slab][:, :, : rows * heads * row.capacity * head_dim]
+        by_row = used.view(2, self.layout.layers, rows, heads, row.capacity, head_dim)
+        by_row[:, :, row.index, :, : prefix.shape[3]] = prefix
+
     def view(self, slab: int, capacity: int, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a slab at one layer, each (rows, heads, capacity, head_dim)."""
         rows = self.slab_tokens // capacity

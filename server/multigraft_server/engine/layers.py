@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks.low_rank import LowRankBank
+from multigraft_server.engine.banks.prompts import take_in
 from multigraft_server.engine.banks.scales import ScalePlace
 from multigraft_server.engine.context import StepContext
 
@@ -44,6 +45,16 @@ class DeltaLinear(nn.Module):
         if step.low_rank is not None and self.low_rank is not None:
             self.low_rank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step.low_rank)
         return y
+
+
+def hook_embedding(embedding: nn.Module, context: StepContext) -> None:
+    """Let virtual tokens take the place of what their ids would be embedded as."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> None:
+        if context.prompts is not None:
+            take_in(embedded, context.prompts)
+
+    embedding.register_forward_hook(hook)
 
 
 def wrap_linears(

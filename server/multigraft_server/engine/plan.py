@@ -11,7 +11,9 @@ from multigraft_server.engine.requests import PoolingParams, Request, SamplingPa
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A running sequence: its tokens so far (prompt, then generated) and how many of them are computed.
+    """A running sequence: its tokens so far (virtual, prompt, then generated) and how many of them are computed.
+
+    The ids of virtual tokens stand for their places only.
 
     `slot` is held from admission to the end. `kv` is the row's place in the KV cache; pooling rows have none,
     since they run whole in one step. `random` is seeded by the request.
@@ -28,8 +30,17 @@ class Row:
     widest_rows: int = 1
 
     @property
+    def num_virtual(self) -> int:
+        return self.request.virtual.count
+
+    @property
     def num_prompt(self) -> int:
-        return len(self.request.token_ids)
+        return self.num_virtual + len(self.request.token_ids)
+
+    @property
+    def num_virtual_states(self) -> int:
+        """How many of its first hidden states are of virtual tokens."""
+        return 0 if self.request.virtual.cached else self.num_virtual
 
     @property
     def num_generated(self) -> int:

@@ -46,6 +46,17 @@ class PoolingParams:
     output: Literal["head", "embedding", "tokens"]
 
 
+@dataclass(frozen=True, slots=True)
+class VirtualTokens:
+    """What an adapter puts before each of its rows: so many tokens, which take the row's first positions.
+
+    `cached` ones are given by their keys and values; the others are embeddings, computed with the row.
+    """
+
+    count: int = 0
+    cached: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One sequence to compute: a prompt to continue or an input to pool.
@@ -66,6 +77,8 @@ class Request:
     arrival: float
     deadline: float | None = None
     token_type_ids: tuple[int, ...] | None = None
+    virtual: VirtualTokens = VirtualTokens()
+    """Filled in by the engine, from the adapter."""
     pixels: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
 

@@ -22,7 +22,7 @@ from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
-from multigraft_server.engine.layers import wrap_linears
+from multigraft_server.engine.layers import hook_embedding, wrap_linears
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
@@ -42,22 +42,29 @@ class Runner:
         self.context = StepContext()
         self.device: torch.device = base.model.device
         linears = wrap_linears(base.model, base.spec.targets, self.context)
-        self.banks = Banks(linears, num_slots, self.device, base.model.dtype)
+        self.banks = Banks(linears, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
         self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
         self._inputs = InputPacker(base)
         if base.spec.image is not None:
             base.model.embeddings = PackedImages(base.model.embeddings)
+        else:
+            hook_embedding(base.model.get_input_embeddings(), self.context)
         self._logit_cap: float | None = getattr(base.model.config, "final_logit_softcapping", None)
         self._kv = kv
         self._pooler = _detach_pooler(base.model)
         base.model.set_attn_implementation(ATTENTION_NAME)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row may have, virtual ones included."""
+        return self._base.spec.max_length
+
     def run(self, plan: StepPlan) -> Tensor:
         """The hidden states of the plan's tokens, (tokens, hidden), in the plan's order."""
         attention = self._attention(plan.rows)
         groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
-        with self.context.step(self.banks.plan(groups)):
+        with self.context.step(self.banks.plan(groups), self.banks.prompts.plan(plan.rows)):
             output = self._base.model(**self._inputs.pack(plan.rows), use_cache=False, attention_step=attention)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -83,14 +90,17 @@ class Runner:
         place = 0
         for part in rows:
             stop, kv = place + part.count, part.row.kv
+            prefix = self.banks.prefixes.get(part.row.slot) if part.row.request.virtual.cached else None
+            if kv is not None and self._kv is not None:
+                self._kv.ensure(kv.slab)
+                if prefix is not None and part.start == part.row.num_virtual:
+                    self._kv.write(kv, prefix)
             if kv is None:
-                whole.append(WholeRow(place, stop))
+                whole.append(WholeRow(place, stop, prefix))
             elif part.count == 1 and part.start > 0:
                 decodes[kv.slab, kv.capacity].append(_Decode(place, kv, part.start))
             else:
                 chunks.append(ChunkRow(place, stop, part.start, kv))
-            if kv is not None and self._kv is not None:
-                self._kv.ensure(kv.slab)
             place = stop
         groups = [self._decode_group(slab, capacity, own) for (slab, capacity), own in decodes.items()]
         causal = self._base.spec.family == "decoder"

@@ -31,7 +31,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
 
 def _sample_row(logits: Tensor, row: Row, params: SamplingParams) -> int:
     if params.repetition_penalty != 1.0:
-        logits = _penalise(logits, row.tokens, params.repetition_penalty)
+        logits = _penalise(logits, row.tokens[row.num_virtual :], params.repetition_penalty)
     if params.temperature == 0:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / params.temperature, dim=-1)

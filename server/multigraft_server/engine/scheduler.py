@@ -12,6 +12,9 @@ from multigraft_server.engine.plan import Placement, PlannedRow, Row, StepPlan
 from multigraft_server.engine.requests import FinishReason, Request, SamplingParams
 from multigraft_server.engine.slots import SlotTable
 
+VIRTUAL_ID = 0
+"""Stands among a row's token ids for a token that has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
@@ -161,7 +164,8 @@ class Scheduler:
             generating = sum(row.kv is not None for row in self._running.values())
             return generating < self.limits.max_running_rows and self.kv.can_allocate(self._total(request))
         # A pooling row runs whole; one that is longer than a step gets a step of its own.
-        return alone or len(request.token_ids) <= budget.tokens
+        computed = 0 if request.virtual.cached else request.virtual.count
+        return alone or computed + len(request.token_ids) <= budget.tokens
 
     def _admit(self, request: Request, now: float, placements: list[Placement]) -> Row:
         self._unqueue(request)
@@ -171,7 +175,9 @@ class Scheduler:
         generates = isinstance(request.params, SamplingParams)
         kv = self.kv.allocate(self._total(request)) if generates else None
         seed = request.params.seed if isinstance(request.params, SamplingParams) else None
-        row = Row(request, slot, kv, list(request.token_ids), started=now, random=random.Random(seed))
+        tokens = [VIRTUAL_ID] * request.virtual.count + list(request.token_ids)
+        row = Row(request, slot, kv, tokens, started=now, random=random.Random(seed))
+        row.num_computed = request.virtual.count if request.virtual.cached else 0
         self._running[request.id] = row
         return row
 
@@ -185,7 +191,7 @@ class Scheduler:
 
     def _total(self, request: Request) -> int:
         assert isinstance(request.params, SamplingParams)  # pooling rows keep nothing
-        return len(request.token_ids) + request.params.max_tokens
+        return request.virtual.count + len(request.token_ids) + request.params.max_tokens
 
     def _unqueue(self, request: Request) -> None:
         queue = self._waiting[request.task]

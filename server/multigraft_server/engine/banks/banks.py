@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 
 from multigraft_server.engine.banks.low_rank import LowRankBanks
+from multigraft_server.engine.banks.prefixes import PrefixBank
+from multigraft_server.engine.banks.prompts import PromptBank
 from multigraft_server.engine.banks.scales import ScaleBanks
 from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.layers import DeltaLinear
@@ -32,7 +34,12 @@ class Banks:
     """All banks of one engine. A slot is cleared before it is written."""
 
     def __init__(
-        self, linears: Mapping[str, DeltaLinear], num_slots: int, device: torch.device, dtype: torch.dtype
+        self,
+        linears: Mapping[str, DeltaLinear],
+        hidden_size: int,
+        num_slots: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._low_rank = LowRankBanks(linears, num_slots, device, dtype)
         self._inputs = ScaleBanks(
@@ -41,7 +48,15 @@ class Banks:
         self._outputs = ScaleBanks(
             lambda delta: delta.outputs, {path: linear.outputs for path, linear in linears.items()}, device
         )
-        self._kinds: tuple[BankKind, ...] = (self._low_rank, self._inputs, self._outputs)
+        self.prompts = PromptBank(hidden_size, device, dtype)
+        self.prefixes = PrefixBank(device)
+        self._kinds: tuple[BankKind, ...] = (
+            self._low_rank,
+            self._inputs,
+            self._outputs,
+            self.prompts,
+            self.prefixes,
+        )
 
     @property
     def num_bytes(self) -> int:

@@ -8,15 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from multigraft_adapters.methods import Delta, Ia3Delta, LoraDelta
+from multigraft_adapters.methods import Delta, Ia3Delta, LoraDelta, PrefixDelta, PromptDelta
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.methods.ia3 import prepare_ia3
 from multigraft_server.engine.methods.lora import prepare_lora
+from multigraft_server.engine.methods.prefix import prepare_prefix
 from multigraft_server.engine.methods.prepared import PreparedDelta
+from multigraft_server.engine.methods.prompt import prepare_prompt
 
 Prepare = Callable[[Any, FrozenModules], PreparedDelta]
 
-_PREPARE: dict[type, Prepare] = {LoraDelta: prepare_lora, Ia3Delta: prepare_ia3}
+_PREPARE: dict[type, Prepare] = {
+    LoraDelta: prepare_lora,
+    Ia3Delta: prepare_ia3,
+    PromptDelta: prepare_prompt,
+    PrefixDelta: prepare_prefix,
+}
 
 
 def prepare(delta: Delta, frozen: FrozenModules) -> PreparedDelta:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from multigraft_server.engine.requests import VirtualTokens
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedPair:
@@ -35,11 +37,21 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class PreparedDelta:
-    """What an adapter does to the base, each operation by module path."""
+    """What an adapter does to the base: operations by module path, and what it puts before each row, `prompt`
+    (virtual tokens, hidden) or `prefix` (2, layers, heads, virtual tokens, head_dim)."""
 
     low_rank: Mapping[str, PreparedPair] = field(default_factory=dict)
     inputs: Mapping[str, Affine] = field(default_factory=dict)
     outputs: Mapping[str, Affine] = field(default_factory=dict)
+    prompt: Tensor | None = None
+    prefix: Tensor | None = None
+
+    @property
+    def virtual(self) -> VirtualTokens:
+        """The virtual tokens of each row."""
+        if self.prefix is not None:
+            return VirtualTokens(self.prefix.shape[3], cached=True)
+        return VirtualTokens(0 if self.prompt is None else self.prompt.shape[0])
 
     @property
     def nbytes(self) -> int:
