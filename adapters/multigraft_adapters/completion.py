@@ -14,6 +14,7 @@ from multigraft_adapters.declaration import PART, TaskDeclaration
 from multigraft_adapters.heads import HeadKind, kind_for
 from multigraft_adapters.manifest import (
     ACTIVATION_OF,
+    LABELLED_TASKS,
     TASK_TYPES,
     HeadSpec,
     Manifest,
@@ -27,6 +28,7 @@ from multigraft_adapters.methods import Method
 TASK_TYPE_OF_PEFT: dict[str, TaskType] = {
     "SEQ_CLS": "text-classification",
     "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
     "CAUSAL_LM": "text-generation",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
@@ -111,11 +113,10 @@ class Draft:
 
         Reading it finds the labels missing, where they are.
         """
-        if not self._values.get("id2label"):
+        if self.task_type in LABELLED_TASKS and not self._values.get("id2label"):
             self._noted.add("the manifest")
-        problem = self._values.get("problem_type")
-        if isinstance(problem, str) and problem in ACTIVATION_OF:
-            _fill(self._part("head"), "activation", ACTIVATION_OF[problem])
+        if self._problem_type in ACTIVATION_OF:
+            _fill(self._part("head"), "activation", ACTIVATION_OF[self._problem_type])
         try:
             return HeadSpec.model_validate_json(canonical_json(self._values["head"]))
         except ValidationError as error:
@@ -132,7 +133,7 @@ class Draft:
 
     def labels(self, limits: Limits) -> dict[int, str] | None:
         """The label map; None when there is none, or it is malformed."""
-        if self._values.get("problem_type") == "regression":
+        if self._problem_type == "regression":
             _fill(self._values, "id2label", REGRESSION_LABEL)
         try:
             labels = _LABELS.validate_json(canonical_json(self._values.get("id2label")), strict=True)
@@ -154,6 +155,12 @@ class Draft:
             known = tuple(f"{MANIFEST_FILE}: {field}{end}" for field in self._noted for end in ":.")
             self._problems += [text for text in manifest_problems(error) if not text.startswith(known)]
             return None
+
+    @property
+    def _problem_type(self) -> str:
+        """The problem type so far, of a task that can have one; empty while nothing says it."""
+        can_have = self.task_type in ("", "text-classification")
+        return str(self._values.get("problem_type") or "") if can_have else ""
 
     def _implied_problem(self) -> ProblemType:
         """What a classification whose problem type nobody says is, by its labels and their activation."""

@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from multigraft_adapters.errors import InvalidAdapterError
 
-TaskType = Literal["text-classification", "token-classification", "feature-extraction", "text-generation"]
+TaskType = Literal[
+    "text-classification", "token-classification", "question-answering", "feature-extraction", "text-generation"
+]
 TASK_TYPES: tuple[TaskType, ...] = (
     "text-classification",
     "token-classification",
+    "question-answering",
     "feature-extraction",
     "text-generation",
 )
@@ -22,7 +25,7 @@ LABELLED_TASKS: tuple[TaskType, ...] = ("text-classification", "token-classifica
 Pooling = Literal["pooler", "cls", "mean", "last"]
 Activation = Literal["softmax", "sigmoid", "none"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-ACTIVATION_OF: dict[ProblemType, Activation] = {"multi_label_classification": "sigmoid", "regression": "none"}
+ACTIVATION_OF: dict[str, Activation] = {"multi_label_classification": "sigmoid", "regression": "none"}
 """The problem types whose scores can be computed in one way only."""
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -12,9 +12,8 @@ Range = tuple[int, int]
 class ReadText:
     """The tokens of a text, or of a pair of texts, with the special tokens that the base expects.
 
-    Tokens start..stop are those of the text itself, of a pair the second one's; `offsets` are their characters in
-    it, from and up to, and `words` the characters of the words that they belong to (None where the tokenizer knows
-    no words).
+    Tokens start..stop are those of the text that may be cut; `offsets` are their characters in it, from and up to,
+    and `words` the characters of the words that they belong to (None where the tokenizer knows no words).
     """
 
     ids: tuple[int, ...]
@@ -26,7 +25,7 @@ class ReadText:
 
     @property
     def num_around(self) -> int:
-        """How many tokens are not the text's: special ones, and those of a pair's first text."""
+        """How many tokens are not the text's: special ones, and those of a pair's other text."""
         return len(self.ids) - (self.stop - self.start)
 
     def part(self, start: int, stop: int) -> ReadText:
@@ -42,10 +41,22 @@ class ReadText:
         )
 
 
-def read_text(tokenizer: Any, text: str, pair: str | None = None) -> ReadText:
-    """Tokenise a text, or a pair of texts whose second one is to be cut, with a fast tokenizer."""
-    encoding = tokenizer(text, pair, verbose=False).encodings[0]
-    sequence = 0 if pair is None else 1
+def read_text(tokenizer: Any, text: str) -> ReadText:
+    """Tokenise a text with a fast tokenizer."""
+    return _read(tokenizer(text, verbose=False).encodings[0], 0)
+
+
+def read_question(tokenizer: Any, question: str, context: str) -> ReadText:
+    """Tokenise a question with its context, the text that may be cut.
+
+    The question comes first, or last with a tokenizer that pads on the left: so transformers' models are trained.
+    """
+    if tokenizer.padding_side == "right":
+        return _read(tokenizer(question, context, verbose=False).encodings[0], 1)
+    return _read(tokenizer(context, question, verbose=False).encodings[0], 0)
+
+
+def _read(encoding: Any, sequence: int) -> ReadText:
     own = [index for index, of in enumerate(encoding.sequence_ids) if of == sequence]
     start, stop = (own[0], own[-1] + 1) if own else (len(encoding.ids), len(encoding.ids))
     offsets = [(begin, end) for begin, end in encoding.offsets]

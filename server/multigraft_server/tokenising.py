@@ -12,7 +12,7 @@ from jinja2.exceptions import TemplateError
 from multigraft_adapters.bases.families import traits_of
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
-from multigraft_adapters.windows import ReadText, read_text
+from multigraft_adapters.windows import ReadText, read_question, read_text
 
 Result = TypeVar("Result")
 
@@ -63,12 +63,19 @@ class Tokeniser:
         """
         return await self.run(lambda: [self._encode(one, param) for one in inputs])
 
-    async def read(self, inputs: Sequence[TextInput], param: str = "inputs") -> list[ReadText]:
-        """The tokens of each input with their places in the text, of a pair in the second text.
+    async def read(self, texts: Sequence[str], param: str = "inputs") -> list[ReadText]:
+        """The tokens of each text with their places in it.
 
         Raises InvalidRequestError naming `param` for a text that is not Unicode or that has no token of its own.
         """
-        return await self.run(lambda: [self._read(one, param) for one in inputs])
+        return await self.run(lambda: [self._read(text, param) for text in texts])
+
+    async def read_question(self, question: str, context: str, param: str) -> ReadText:
+        """The tokens of a question and its context, with their places in the context.
+
+        Raises InvalidRequestError naming `param`'s `question` or `context`, as `read`.
+        """
+        return await self.run(lambda: self._read_question(question, context, param))
 
     def of_window(self, window: ReadText) -> Tokens:
         """A window of a text as the base takes it."""
@@ -107,13 +114,14 @@ class Tokeniser:
         types = tuple(encoded["token_type_ids"]) if self._takes_types else None
         return _checked(Tokens(tuple(encoded["input_ids"]), types), param)
 
-    def _read(self, one: TextInput, param: str) -> ReadText:
-        _check_unicode(one.text, param)
-        _check_unicode(one.pair or "", param)
-        text = read_text(self._tokenizer, one.text, one.pair)
-        if text.start == text.stop:
-            raise InvalidRequestError(f"{param} has no tokens", param=param)
-        return text
+    def _read(self, text: str, param: str) -> ReadText:
+        _check_unicode(text, param)
+        return _with_tokens(read_text(self._tokenizer, text), param)
+
+    def _read_question(self, question: str, context: str, param: str) -> ReadText:
+        _check_unicode(question, f"{param}.question")
+        _check_unicode(context, f"{param}.context")
+        return _with_tokens(read_question(self._tokenizer, question, context), f"{param}.context")
 
     def _encode_chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         if not self.has_chat_template:
@@ -142,3 +150,9 @@ def _checked(tokens: Tokens, param: str) -> Tokens:
     if not tokens.ids:
         raise InvalidRequestError(f"{param} has no tokens", param=param)
     return tokens
+
+
+def _with_tokens(text: ReadText, param: str) -> ReadText:
+    if text.start == text.stop:
+        raise InvalidRequestError(f"{param} has no tokens", param=param)
+    return text

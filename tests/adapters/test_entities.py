@@ -13,7 +13,7 @@ from transformers.pipelines.token_classification import TokenClassificationPipel
 
 from multigraft_adapters.heads import EntityReader, Strategy
 from multigraft_adapters.heads.entities import Array
-from multigraft_adapters.windows import ReadText, cut, num_windows, read_text
+from multigraft_adapters.windows import ReadText, cut, num_windows, read_question, read_text
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "new", "york", "micro", "clara", "in", "is", ".", "berlin"]
@@ -104,7 +104,7 @@ def test_entities_in_windows_are_the_pipeline_s(
 @pytest.mark.parametrize("stride", [0, 3, 7])
 def test_windows_are_those_of_the_tokenizer(tokenizer: Any, pair: bool, stride: int) -> None:
     first, text = "new york", " ".join(TEXTS)
-    read = read_text(tokenizer, first, text) if pair else read_text(tokenizer, text)
+    read = read_question(tokenizer, first, text) if pair else read_text(tokenizer, text)
     windows = cut(read, SIZE, stride)
     expected = tokenizer(
         *([first, text] if pair else [text]),

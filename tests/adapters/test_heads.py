@@ -209,6 +209,6 @@ def test_the_registry_refuses_a_second_head_of_a_kind_or_a_task_type_and_a_bad_n
     ):
         with pytest.raises(ValueError, match="already registered|not a head kind's name"):
             register(kind)
-    assert sorted(HEAD_KINDS) == ["classification", "embedding", "generation", "tokens"]
-    with pytest.raises(KeyError, match="there are classification, embedding, generation, tokens"):
-        get_head_kind("spans")
+    assert sorted(HEAD_KINDS) == ["classification", "embedding", "generation", "spans", "tokens"]
+    with pytest.raises(KeyError, match="there are classification, embedding, generation, spans, tokens"):
+        get_head_kind("waves")

@@ -143,8 +143,8 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no method": (lambda p: p.config.pop("peft_type"), "peft_type None is not served; those are LORA"),
     "a strange method": (lambda p: p.config.update(peft_type=["LORA"]), "peft_type ['LORA'] is not served"),
     "a task type that is not served": (
-        lambda p: p.config.update(task_type="TOKEN_CLS") or p.manifest.pop("task_type"),
-        "the task type 'TOKEN_CLS' is not served; those are text-classification",
+        lambda p: p.config.update(task_type="SEQ_2_SEQ_LM") or p.manifest.pop("task_type"),
+        "the task type 'SEQ_2_SEQ_LM' is not served; those are text-classification",
     ),
     "two task types": (
         lambda p: p.config.update(task_type="CAUSAL_LM"),

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
     pipeline,
 )
+from transformers.pipelines.document_question_answering import select_starts_ends
 
 TARGETS = {
     "bert": ["query", "dense"],
@@ -31,6 +34,7 @@ SAVED = {"modernbert": ["classifier", "head"]}
 TASK_MODELS: dict[str, Any] = {
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
     "FEATURE_EXTRACTION": AutoModel,
 }
 
@@ -68,6 +72,7 @@ CASES = (
     HeadCase("score", "SEQ_CLS", ("stars",), {"problem_type": "regression"}),
     HeadCase("tags", "TOKEN_CLS", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
     HeadCase("words", "TOKEN_CLS", ("noun", "verb", "adjective")),
+    HeadCase("answer", "QUESTION_ANS"),
 )
 
 
@@ -79,7 +84,7 @@ def make_head_adapter(base: Path, model_type: str, case: HeadCase, folder: Path,
         lora_alpha=8,
         target_modules=TARGETS[model_type],
         fan_in_fan_out=model_type == "gpt2",
-        modules_to_save=SAVED.get(model_type) if case.labels else None,
+        modules_to_save=list(SAVED.get(model_type, [])) if case.peft_type != "FEATURE_EXTRACTION" else None,
     )
     torch.manual_seed(seed)
     model = get_peft_model(task_model(base, case), config)
@@ -109,6 +114,51 @@ class HeadReference:
                 inputs, **parameters
             )
 
+    @torch.inference_mode()
+    def answers(
+        self, question: str, context: str, *, size: int, stride: int, top_k: int, longest: int, may_be_empty: bool
+    ) -> list[dict[str, Any]]:
+        """What transformers' question answering pipeline answered while there was one, without words' alignment.
+
+        Spans that several windows find are listed once, with their best score.
+        """
+        encoded = self.tokenizer(
+            question, context, truncation="only_second", max_length=size, stride=stride,
+            return_overflowing_tokens=True,
+        )  # fmt: skip
+        best: dict[tuple[int, int], float] = {}
+        null = 1e6
+        for index, encoding in enumerate(encoded.encodings):
+            inputs = {name: torch.tensor([encoded[name][index]]) for name in self.tokenizer.model_input_names}
+            output = self.model.get_base_model()(**inputs)  # PEFT's own forward drops token types here
+            cls = self.tokenizer.cls_token_id
+            masked = [
+                of != 1 and token != cls for of, token in zip(encoding.sequence_ids, encoding.ids, strict=True)
+            ]
+            starts, ends, scores, null = select_starts_ends(
+                output.start_logits.numpy(), output.end_logits.numpy(), np.array([masked]).astype(int),
+                np.ones((1, len(masked)), dtype=int), null, top_k, may_be_empty, longest,
+            )  # fmt: skip
+            for start, end, score in zip(starts, ends, scores, strict=True):
+                place = (encoding.offsets[start][0], encoding.offsets[end][1])
+                best[place] = max(best.get(place, 0.0), float(score))
+        found: list[dict[str, Any]] = [
+            {"answer": context[start:end], "score": score, "start": start, "end": end}
+            for (start, end), score in best.items()
+        ]
+        if may_be_empty:
+            found.append({"answer": "", "score": null, "start": 0, "end": 0})
+        return sorted(found, key=lambda one: -one["score"])[:top_k]
+
 
 def task_model(base: Path, case: HeadCase) -> Any:
-    return TASK_MODELS[case.peft_type].from_pretrained(base, dtype=torch.float32, **case.model_arguments)
+    """transformers' model of a case, every weight of the base in it."""
+    auto = TASK_MODELS[case.peft_type]
+    options = {"dtype": torch.float32, "output_loading_info": True, **case.model_arguments}
+    model, loading = auto.from_pretrained(base, **options)
+    if model.base_model_prefix + ".embed_tokens.weight" in loading["missing_keys"]:
+        # Llama's model for this task has another name for the backbone, and starts it at random unless told.
+        model, loading = auto.from_pretrained(base, key_mapping={r"^model\.": "transformer."}, **options)
+    heads = ("classifier", "score", "qa_outputs", "pre_classifier", "head")
+    assert all(name.startswith(heads) for name in loading["missing_keys"])
+    return model

@@ -117,3 +117,23 @@ def test_entities_in_overlapping_windows_are_the_pipeline_s(served: ServedHeads,
     answers = served.ask("tags", text, **parameters)
     assert len(text) > 3 * MAX_LENGTH
     assert_same(answers, served.references["tags"].pipe("token-classification", text, **parameters))
+
+
+QUESTION = "What does the app do whenever I open the settings page?"
+
+
+@pytest.mark.parametrize("may_be_empty", [False, True])
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_answers_are_those_of_the_pipeline_that_was(served: ServedHeads, top_k: int, may_be_empty: bool) -> None:
+    context = " ".join(TEXTS * 2)
+    inputs = {"question": QUESTION, "context": context}
+    found = served.ask(
+        "answer", inputs, top_k=top_k, max_seq_len=128, doc_stride=32, max_answer_len=20,
+        handle_impossible_answer=may_be_empty, align_to_words=False,
+    )  # fmt: skip
+    expected = served.references["answer"].answers(
+        QUESTION, context, size=128, stride=32, top_k=top_k, longest=20, may_be_empty=may_be_empty
+    )
+    assert_same(found if top_k > 1 else [found], expected)
+    if served.model_type == "bert":
+        assert len(expected) == top_k

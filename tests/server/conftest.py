@@ -34,23 +34,25 @@ def load_tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadTiny:
 
 @pytest.fixture(scope="session")
 def decoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server over a tiny Llama with the tasks `topic`, `urgency`, `style`, `vector` and `entities`."""
+    """A server over a tiny Llama with the tasks `topic`, `urgency`, `style`, `vector`, `entities` and `answer`."""
     with serving(load_tiny("llama"), tmp_path_factory.mktemp("decoder")) as served:
         served.add("topic", "text-classification", seed=1)
         served.add("urgency", "text-classification", seed=2)
         served.add("style", "text-generation", seed=3, prompt="Be brief.")
         served.add("vector", "feature-extraction", seed=4)
         served.add("entities", "token-classification", seed=5, labels=TAGS)
+        served.add("answer", "question-answering", seed=6)
         yield served
 
 
 @pytest.fixture(scope="session")
 def encoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server over a tiny BERT with the tasks `topic`, `vector` and `entities`."""
+    """A server over a tiny BERT with the tasks `topic`, `vector`, `entities` and `answer`."""
     with serving(load_tiny("bert"), tmp_path_factory.mktemp("encoder")) as served:
         served.add("topic", "text-classification", seed=1)
         served.add("vector", "feature-extraction", seed=2)
         served.add("entities", "token-classification", seed=3, labels=TAGS)
+        served.add("answer", "question-answering", seed=4)
         yield served
 
 

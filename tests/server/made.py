@@ -17,12 +17,14 @@ LABELS = ("billing", "shipping", "other")
 PEFT_TYPES = {
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
     "text-generation": "CAUSAL_LM",
     "feature-extraction": "FEATURE_EXTRACTION",
 }
 HEADS: dict[str, dict[str, Any]] = {
     "text-classification": {"kind": "classification"},
     "token-classification": {"kind": "tokens"},
+    "question-answering": {"kind": "spans"},
     "text-generation": {"kind": "generation"},
     "feature-extraction": {"kind": "embedding", "pooling": "mean", "normalize": True},
 }
@@ -41,14 +43,14 @@ def adapter_files(
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     has_prefix = task_type != "feature-extraction"
-    prefix = f"base_model.model.{spec.backbone_prefix}." if has_prefix else "base_model.model."
+    prefix = f"base_model.model.{spec.of_task(task_type).backbone_prefix}." if has_prefix else "base_model.model."
     for path, shape in spec.targets.items():
         if path.endswith(_modules(spec)):
             tensors[f"{prefix}{path}.lora_A.weight"] = torch.randn(rank, shape.in_features, generator=generator)
             tensors[f"{prefix}{path}.lora_B.weight"] = torch.randn(shape.out_features, rank, generator=generator)
     layout = spec.heads.get(task_type)
     if layout is not None:
-        tensors |= _head(spec, layout, len(labels), generator)
+        tensors |= _head(spec, layout, 2 if task_type == "question-answering" else len(labels), generator)
     declared = {
         "schema_version": 1,
         "task_type": task_type,

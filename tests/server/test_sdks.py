@@ -125,6 +125,20 @@ def test_hugging_face_finds_entities(encoder: Served) -> None:
     assert all(group.entity_group in ("O", "LOC") and group.score > 0 for group in groups)
 
 
+def test_hugging_face_answers_questions(encoder: Served) -> None:
+    context = "Clara lives in Berlin"
+    client = hugging_face(encoder, "answer")
+    best = client.question_answering("where?", context)
+    several = client.question_answering(
+        "where?", context, top_k=2, align_to_words=False, doc_stride=4, handle_impossible_answer=False,
+        max_answer_len=6, max_question_len=20, max_seq_len=30,
+    )  # fmt: skip
+    assert not isinstance(best, list)
+    assert best.answer == context[best.start : best.end]
+    assert isinstance(several, list)
+    assert [answer.answer for answer in several] == [context[answer.start : answer.end] for answer in several]
+
+
 def test_hugging_face_generates(decoder: Served) -> None:
     client = hugging_face(decoder, "style")
     text = client.text_generation("hello", max_new_tokens=6)

@@ -12,6 +12,7 @@ from multigraft_adapters.heads.entities import Entity, EntityReader, Strategy
 from multigraft_adapters.heads.generation import GenerationHead, read_generation
 from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, get_head_kind, kind_for, register
 from multigraft_adapters.heads.linear import HiddenWeights, LinearHead
+from multigraft_adapters.heads.spans import Span, SpanRules, decode_spans, read_spans
 from multigraft_adapters.heads.tokens import read_tokens
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "HiddenWeights",
     "LabelScore",
     "LinearHead",
+    "Span",
+    "SpanRules",
     "Strategy",
     "decode_classification",
     "decode_embedding",
+    "decode_spans",
     "get_head_kind",
     "kind_for",
     "register",
@@ -35,5 +39,6 @@ __all__ = [
 
 register(HeadKind("classification", ("text-classification",), ("classifier", "score"), read_classification))
 register(HeadKind("tokens", ("token-classification",), ("classifier", "score"), read_tokens))
+register(HeadKind("spans", ("question-answering",), ("qa_outputs",), read_spans))
 register(HeadKind("embedding", ("feature-extraction",), (), read_embedding))
 register(HeadKind("generation", ("text-generation",), (), read_generation))

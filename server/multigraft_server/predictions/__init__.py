@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from multigraft_adapters.errors import TaskTypeMismatchError
 from multigraft_server.calls import Target
-from multigraft_server.predictions import classification, embedding, generation, tokens
+from multigraft_server.predictions import classification, embedding, generation, spans, tokens
 from multigraft_server.predictions.base import Predictor, Prepared
 
 PREDICTORS: dict[str, Predictor] = {
     "text-classification": classification.PREDICTOR,
     "token-classification": tokens.PREDICTOR,
+    "question-answering": spans.PREDICTOR,
     "feature-extraction": embedding.PREDICTOR,
     "text-generation": generation.PREDICTOR,
 }

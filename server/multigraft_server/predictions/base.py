@@ -66,6 +66,12 @@ def check_labels_exist(labels: Iterable[str], known: Iterable[str], param: str) 
 
 def read_texts(inputs: Any, *, max_entries: int, pairs: bool = False) -> tuple[list[TextInput], bool]:
     """The texts in `inputs`, and whether they came as a list. Raises InvalidRequestError (param `inputs`)."""
+    entries, is_list = read_entries(inputs, max_entries=max_entries)
+    return [_read_text(entry, pairs) for entry in entries], is_list
+
+
+def read_entries(inputs: Any, *, max_entries: int) -> tuple[list[Any], bool]:
+    """The single inputs, and whether they came as a list. Raises InvalidRequestError (param `inputs`)."""
     is_list = isinstance(inputs, list)
     entries = inputs if is_list else [inputs]
     if not entries:
@@ -74,7 +80,7 @@ def read_texts(inputs: Any, *, max_entries: int, pairs: bool = False) -> tuple[l
         raise InvalidRequestError(
             f"inputs has {len(entries)} entries, at most {max_entries} are taken", param="inputs"
         )
-    return [_read_text(entry, pairs) for entry in entries], is_list
+    return entries, is_list
 
 
 def _read_text(entry: Any, pairs: bool) -> TextInput:

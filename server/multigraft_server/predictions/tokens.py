@@ -47,7 +47,10 @@ class TokenPredictor:
         _check_stride(chosen, strategy)
         texts, is_list = read_texts(inputs, max_entries=parts.settings.max_entries)
         size = parts.router.longest_input(call.target)
-        cuts = [_cut(text, size, chosen.stride, call) for text in await parts.tokeniser.read(texts)]
+        cuts = [
+            _cut(text, size, chosen.stride, call)
+            for text in await parts.tokeniser.read([one.text for one in texts])
+        ]
         windowed = cut_texts(cuts, parts.settings.max_entries)
         reader = EntityReader(parts.tokeniser.tokenizer, id2label)
 
