@@ -21,7 +21,7 @@ from multigraft_training.demo.show import answers_table, chats_table, content, n
 TASKS = ("topic", "urgency", "pirate")
 STYLE = "pirate"
 TEXT = "You charged my card twice and I need the money back today!"
-QUESTIONS = ("How do I track my order?", "My screen is broken. What can I do?", "What is the capital of Italy?")
+QUESTIONS = ("How do I track my order?", "Do you sell umbrellas?", "What is the boiling point of water?")
 WANTED_STEP_ADAPTERS = 3
 
 
