@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multigraft_adapters.durable import sync
 from multigraft_adapters.errors import DataFolderError, InvalidAdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -188,7 +189,7 @@ def _write_aside(folder: Path, files: Mapping[str, bytes]) -> Path:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync(aside)
+        sync(aside)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -208,14 +209,6 @@ def _replace(folder: Path, written: Path) -> None:
             previous.rename(folder)
         shutil.rmtree(written, ignore_errors=True)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     if was_there:
         shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

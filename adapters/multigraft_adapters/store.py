@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from multigraft_adapters.artifact import ARTIFACT_FILES, digest_of, write_folder
+from multigraft_adapters.durable import sync
 from multigraft_adapters.errors import DataFolderError, IntegrityError, NotFoundError
 
 STALE_SECONDS = 3600.0
@@ -100,8 +100,8 @@ class Store:
             if self._is_intact(digest):  # another writer of the same content was first
                 return
             self._replace_damaged(written, place)
-        _sync_folder(place.parent)
-        _sync_folder(self._adapters)
+        sync(place.parent)
+        sync(self._adapters)
 
     def _replace_damaged(self, written: Path, place: Path) -> None:
         damaged = self._temporary / uuid.uuid4().hex
@@ -133,11 +133,3 @@ def _remove_stale(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another process cleans, or its writer has just published it
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

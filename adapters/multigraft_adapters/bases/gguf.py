@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from filelock import FileLock
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from multigraft_adapters.bases.quiet import quiet_transformers
+from multigraft_adapters.durable import sync
 from multigraft_adapters.errors import BaseNotFoundError
 
 
@@ -39,10 +39,10 @@ def _convert(name: str, gguf_file: Path, target: Path) -> None:
     try:
         _write_model(name, gguf_file, work)
         for file in work.iterdir():
-            _fsync(file)
+            sync(file)
         work.chmod(0o755)
         work.rename(target)
-        _fsync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -75,11 +75,3 @@ def _progress() -> Progress:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
