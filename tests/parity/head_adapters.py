@@ -73,6 +73,9 @@ CASES = (
     HeadCase("tags", "TOKEN_CLS", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
     HeadCase("words", "TOKEN_CLS", ("noun", "verb", "adjective")),
     HeadCase("answer", "QUESTION_ANS"),
+    HeadCase("mean", "FEATURE_EXTRACTION"),
+    HeadCase("cls", "FEATURE_EXTRACTION", declared={"pooling": "cls", "normalize": False}),
+    HeadCase("last", "FEATURE_EXTRACTION", declared={"pooling": "last", "normalize": True}),
 )
 
 
@@ -113,6 +116,15 @@ class HeadReference:
             return pipe(task_type, model=self.model.get_base_model(), tokenizer=self.tokenizer)(
                 inputs, **parameters
             )
+
+    @torch.inference_mode()
+    def vector(self, text: str, pooling: str, *, normalize: bool) -> list[float]:
+        """A pooled state of the backbone."""
+        inputs = self.tokenizer(text, return_tensors="pt")
+        states = self.model(**inputs).last_hidden_state[0]
+        pooled = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
+        vector: list[float] = (torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled).tolist()
+        return vector
 
     @torch.inference_mode()
     def answers(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from multigraft_adapters.artifact import read_folder
@@ -137,3 +139,35 @@ def test_answers_are_those_of_the_pipeline_that_was(served: ServedHeads, top_k: 
     assert_same(found if top_k > 1 else [found], expected)
     if served.model_type == "bert":
         assert len(expected) == top_k
+
+
+@pytest.mark.parametrize(("task", "normalize"), [("mean", True), ("cls", False), ("last", True)])
+def test_vectors_are_the_backbone_s_pooled_states(served: ServedHeads, task: str, normalize: bool) -> None:
+    expected = [served.references[task].vector(text, task, normalize=normalize) for text in TEXTS]
+    assert_same(served.ask(task, TEXTS), expected)
+    wanted = {"model": task, "input": TEXTS}
+    packed = httpx.post(f"{served.url}/v1/embeddings", json=wanted | {"encoding_format": "base64"}).json()
+    vectors = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in packed["data"]]
+    assert_same([[float(number) for number in vector] for vector in vectors], expected)
+    cut = httpx.post(f"{served.url}/v1/embeddings", json=wanted | {"dimensions": 5}).json()["data"]
+    for one, whole in zip(cut, expected, strict=True):
+        assert one["embedding"] == pytest.approx(np.array(whole[:5]) / np.linalg.norm(whole[:5]), abs=FP32)
+
+
+def test_all_heads_in_one_step_answer_as_each_alone(
+    served: ServedHeads, report_figure: Callable[[str], None]
+) -> None:
+    wanted: list[dict[str, Any]] = [
+        {"task": case.task, "inputs": {"question": QUESTION, "context": text} if case.task == "answer" else text}
+        for text in TEXTS
+        for case in CASES
+    ]
+    response = httpx.post(f"{served.url}/v1/predict", json={"requests": wanted}, timeout=60)
+    results = response.json()["results"]
+    assert [result["task"] for result in results] == [one["task"] for one in wanted]
+    for one, result in zip(wanted, results, strict=True):
+        assert_same(result["output"], served.ask(one["task"], one["inputs"]))
+    assert int(response.headers["x-multigraft-step-adapters"]) == len(CASES)
+    report_figure(
+        f"{served.model_type}: {len(wanted)} rows of {len(CASES)} heads in one step answer as each alone"
+    )
