@@ -156,6 +156,7 @@ def test_the_demo_trains_serves_compares_and_stays_until_ctrl_c(tmp_path: Path, 
         assert not any(child.is_running() for child in children)
     told = (tmp_path / "out.txt").read_text()
     assert "adapters in its step" in told and "multigraft predict topic" in told
+    assert next_steps(f"http://{HOST}:{port}", "tiny-llama", has_key=False) in told
 
 
 @pytest.mark.slow

@@ -56,6 +56,6 @@ def demo(
 
     options = DemoOptions(base, data_dir, dtype, port, api_key, does_exit, json_file)
     with ending_on_signals():
-        is_right = tell(options, Console(highlight=False, emoji=False))
+        is_right = tell(options, Console(highlight=False, markup=False, emoji=False))
     if not is_right:
         raise click.exceptions.Exit(1)

@@ -71,7 +71,7 @@ def _base_name(url: str, options: DemoOptions) -> str:
 def _train_and_push(options: DemoOptions, url: str, folder: Path, console: Console) -> None:
     with as_file(files("multigraft_training.demo")) as here:
         for task in TASKS:
-            console.rule(f"[bold]{task}")
+            console.rule(task, style="bold")
             output = folder / "runs" / task
             overrides = (f"base={options.base}", f"training.precision={options.dtype}", f"output={output}")
             recipe = str(here / "recipes" / f"{task}.yaml")
@@ -98,7 +98,7 @@ def _compare(
 
 
 def _stay(url: str, base: str, options: DemoOptions, console: Console) -> None:
-    console.print(next_steps(url, base, has_key=options.api_key is not None))
+    console.print(next_steps(url, base, has_key=options.api_key is not None), soft_wrap=True)
     console.print("Ctrl-C ends the server.")
     try:
         while True:
