@@ -162,11 +162,11 @@ def test_all_heads_in_one_step_answer_as_each_alone(
         for text in TEXTS
         for case in CASES
     ]
+    alone = [served.ask(one["task"], one["inputs"]) for one in wanted]  # so that every adapter is resident, too
     response = httpx.post(f"{served.url}/v1/predict", json={"requests": wanted}, timeout=60)
     results = response.json()["results"]
     assert [result["task"] for result in results] == [one["task"] for one in wanted]
-    for one, result in zip(wanted, results, strict=True):
-        assert_same(result["output"], served.ask(one["task"], one["inputs"]))
+    assert_same([result["output"] for result in results], alone)
     assert int(response.headers["x-multigraft-step-adapters"]) == len(CASES)
     report_figure(
         f"{served.model_type}: {len(wanted)} rows of {len(CASES)} heads in one step answer as each alone"
