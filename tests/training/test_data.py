@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import ChatExample, TextExample
 from multigraft_training.recipe import DataPart, RecipeTaskType
 from tests.training.made import CHAT_ROWS, CLASS_ROWS, write_jsonl
-
-has_pyarrow = importlib.util.find_spec("pyarrow") is not None
 
 
 def load(
@@ -182,15 +180,12 @@ def test_a_folder_without_a_train_split_is_told(tmp_path: Path) -> None:
     assert problems(tmp_path)[0].startswith("it holds no train split")
 
 
-@pytest.mark.skipif(has_pyarrow, reason="pyarrow is installed")
-def test_arrow_files_without_pyarrow_say_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "train.parquet").write_bytes(b"PAR1")
-    assert problems(tmp_path) == [
-        "train.parquet: .parquet files need pyarrow (pip install pyarrow), or save them as JSONL"
-    ]
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_broken_arrow_file_is_told(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"train{suffix}").write_bytes(b"PAR1, and then nothing of the kind")
+    assert problems(tmp_path)[0].startswith(f"train{suffix}: not a {suffix} file")
 
 
-@pytest.mark.skipif(not has_pyarrow, reason="pyarrow is not installed")
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_arrow_files_give_classes_by_their_names(tmp_path: Path, suffix: str) -> None:
     arrow = importlib.import_module("pyarrow")

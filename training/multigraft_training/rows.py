@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ SPLIT_NAMES = {
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 ARROW_SUFFIXES = (".parquet", ".arrow")
-"""Read by pyarrow, where it is installed (the `datasets` library brings it)."""
+"""Read by pyarrow."""
 
 SUFFIXES = (*JSONL_SUFFIXES, ".csv", *ARROW_SUFFIXES)
 
@@ -118,12 +117,11 @@ def _csv_rows(file: Path, problems: list[str]) -> Iterator[Row]:
 
 
 def _arrow_rows(file: Path, problems: list[str]) -> Iterator[Row]:
-    if find_spec("pyarrow") is None:
-        problems.append(
-            f"{file.name}: {file.suffix} files need pyarrow (pip install pyarrow), or save them as JSONL"
-        )
+    try:
+        table = _arrow_table(file)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        problems.append(f"{file.name}: not a {file.suffix} file: {error}")
         return
-    table = _arrow_table(file)
     names = _class_names((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     for number, values in enumerate(table.to_pylist(), start=1):
         named = {key: names[key][values[key]] for key in names if values.get(key) in range(len(names[key]))}
