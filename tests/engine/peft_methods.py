@@ -26,6 +26,7 @@ from multigraft_adapters.artifact import read_folder
 from multigraft_adapters.bases import BaseSpec
 from multigraft_adapters.verify import TaskDeclaration, VerifiedAdapter, verify
 from multigraft_server.engine.requests import BASE_DIGEST
+from multigraft_training import bottleneck
 
 LABELS = {0: "billing", 1: "shipping", 2: "other"}
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
@@ -87,6 +88,11 @@ def _ia3(family: str, task_type: str) -> PeftConfig:
     )
 
 
+def _bottleneck(task_type: str, **values: Any) -> PeftConfig:
+    bottleneck.register()
+    return bottleneck.BottleneckConfig(task_type=task_type, **({"reduction_factor": 4} | values))
+
+
 def _prompt(task_type: str) -> PeftConfig:
     return PromptTuningConfig(task_type=task_type, num_virtual_tokens=5, **SIZES)
 
@@ -109,6 +115,16 @@ METHODS: dict[str, MethodCase] = {
     ),
     "lora with all biases": MethodCase(lambda family, task: _lora(family, task, bias="all"), ("qwen2",)),
     "ia3": MethodCase(_ia3),
+    "bottleneck, houlsby": MethodCase(lambda family, task: _bottleneck(task, placement="houlsby")),
+    "bottleneck, pfeiffer": MethodCase(
+        lambda family, task: _bottleneck(task, non_linearity="gelu", scaling="learned", bottleneck_size=5)
+    ),
+    "bottleneck, pfeiffer around the norm": MethodCase(
+        lambda family, task: _bottleneck(task, ln_before=True), ("bert", "roberta", "distilbert")
+    ),
+    "bottleneck, parallel": MethodCase(
+        lambda family, task: _bottleneck(task, placement="parallel", non_linearity="swish", scaling=1.5)
+    ),
     "prompt tuning": MethodCase(lambda family, task: _prompt(task)),
     "p-tuning": MethodCase(lambda family, task: _p_tuning(task)),
     "prefix tuning": MethodCase(lambda family, task: _prefix(task), WITH_PREFIX),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from multigraft_adapters.methods import Bottleneck, BottleneckDelta, apply_bottleneck
 from multigraft_adapters.methods.lora import LoraPair, apply_lora
+from multigraft_server.engine.banks.bottlenecks import BottleneckBanks, BottleneckPlace
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.banks.low_rank import (
     ColumnGroup,
@@ -14,6 +16,8 @@ from multigraft_server.engine.banks.low_rank import (
     plan_columns,
 )
 from multigraft_server.engine.banks.scales import ScaleBank, ScaleBanks, ScalePlace
+from multigraft_server.engine.methods.bottleneck import prepare_bottleneck
+from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.methods.prepared import Affine, PreparedDelta, PreparedPair, prepare_pair
 from multigraft_server.engine.plan import Group
 
@@ -156,3 +160,47 @@ def test_a_cleared_slot_changes_nothing_and_its_row_is_used_again() -> None:
     values = torch.ones(3, OUT)
     bank.apply(values, step)
     assert torch.equal(values, torch.full((3, OUT), 2.0)), "a shift of what was here before is left"
+
+
+def make_bottleneck(size: int, activation: str, seed: int) -> Bottleneck:
+    generator = torch.Generator().manual_seed(seed)
+    return Bottleneck(
+        down=torch.randn(size, IN, generator=generator) / IN**0.5,
+        down_bias=torch.randn(size, generator=generator),
+        up=torch.randn(IN, size, generator=generator) / size**0.5,
+        up_bias=torch.randn(IN, generator=generator),
+        scaling=0.7,
+        activation=activation,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [2, 1500])
+def test_bottlenecks_of_mixed_sizes_and_activations_equal_the_reference_of_each(
+    rows: int, dtype: torch.dtype
+) -> None:
+    frozen = FrozenModules({}, dtype)
+    places = {"here": BottleneckPlace(IN)}
+    banks = BottleneckBanks(lambda delta: delta.after, places, CPU, dtype)
+    parts = {
+        slot: make_bottleneck(size, activation, slot)
+        for slot, (size, activation) in enumerate([(4, "relu"), (9, "gelu"), (2, "relu"), (5, "swish")], 1)
+    }
+    for slot, part in parts.items():
+        banks.write(slot, prepare_bottleneck(BottleneckDelta({"here": part}, {}, {}), frozen))
+    banks.check_integrity()
+    groups = [Group(slot, slot * rows, (slot + 1) * rows) for slot in range(5)]
+    steps = banks.plan(groups)
+    assert [step.activation for step in steps] == ["relu", "gelu", "swish"]
+    assert (steps[0].columns.mask is not None) == (rows == 2)
+    x = torch.randn(5 * rows, IN, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = x.clone()
+    places["here"].add_to(y, y, steps)
+    assert torch.equal(y[:rows], x[:rows]), "base tokens were touched"
+    for slot, part in parts.items():
+        own = slice(slot * rows, (slot + 1) * rows)
+        expected = x[own].float() + apply_bottleneck(x[own].float(), part)
+        torch.testing.assert_close(y[own].float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    banks.clear(1)
+    banks.clear(3)
+    assert [step.activation for step in banks.plan(groups)] == ["gelu", "swish"]

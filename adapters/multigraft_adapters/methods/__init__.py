@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from multigraft_adapters.methods.bottleneck import (
+    PEFT_TYPE,
+    Bottleneck,
+    BottleneckDelta,
+    apply_bottleneck,
+    describe_bottleneck,
+    read_bottleneck,
+    read_bottleneck_settings,
+)
 from multigraft_adapters.methods.ia3 import Ia3Delta, describe_ia3, read_ia3, read_ia3_settings
 from multigraft_adapters.methods.lora import (
     LoraDelta,
@@ -19,6 +28,8 @@ from multigraft_adapters.methods.virtual import describe_virtual, long_names, vi
 
 __all__ = [
     "METHODS",
+    "Bottleneck",
+    "BottleneckDelta",
     "Delta",
     "Ia3Delta",
     "LoraDelta",
@@ -27,6 +38,7 @@ __all__ = [
     "PrefixDelta",
     "PromptDelta",
     "applied",
+    "apply_bottleneck",
     "apply_lora",
     "get_method",
     "method_of_peft",
@@ -36,6 +48,15 @@ __all__ = [
 
 register(Method(name="lora", peft_types=("LORA",), check=read_settings, read=read_lora, describe=describe_lora))
 register(Method(name="ia3", peft_types=("IA3",), check=read_ia3_settings, read=read_ia3, describe=describe_ia3))
+register(
+    Method(
+        name="bottleneck",
+        peft_types=(PEFT_TYPE,),
+        check=read_bottleneck_settings,
+        read=read_bottleneck,
+        describe=describe_bottleneck,
+    )
+)
 register(
     Method(
         name="prompt",

@@ -23,18 +23,24 @@ class ModuleDelta(Protocol):
 
 @contextmanager
 def applied(backbone: nn.Module, delta: object) -> Iterator[None]:
-    """Let a bare, unwrapped backbone compute with a delta at its modules.
+    """Let a bare, unwrapped backbone compute with a delta at its modules; a delta that changes more than what the
+    modules compute has a method `attach` of its own.
 
     Raises TypeError for a delta of another kind: virtual tokens are part of the input.
     """
     if not isinstance(delta, ModuleDelta):
         raise TypeError(f"{type(delta).__name__} is not a delta at modules")
-    hooks = [backbone.get_submodule(path).register_forward_hook(_replacing(delta, path)) for path in delta.modules]
+    attach = getattr(delta, "attach", None)
+    hooks = attach(backbone) if attach is not None else _attach(backbone, delta)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _attach(backbone: nn.Module, delta: ModuleDelta) -> list[Any]:
+    return [backbone.get_submodule(path).register_forward_hook(_replacing(delta, path)) for path in delta.modules]
 
 
 def _replacing(delta: ModuleDelta, path: str) -> Any:

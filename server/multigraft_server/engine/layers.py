@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from multigraft_adapters.bases import LinearShape
+from multigraft_adapters.bases import BaseSpec, LinearShape
+from multigraft_adapters.methods.blocks import feedforward_input, norm_after
+from multigraft_server.engine.banks.bottlenecks import BottleneckPlace
 from multigraft_server.engine.banks.low_rank import LowRankBank
 from multigraft_server.engine.banks.prompts import take_in
 from multigraft_server.engine.banks.scales import ScalePlace
+from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
+
+
+@dataclass(slots=True)
+class BlockInput:
+    """What the first linear module of a feed-forward block has read, for the last one; kept while a block runs."""
+
+    x: Tensor | None = None
 
 
 class DeltaLinear(nn.Module):
     """A frozen linear module (`nn.Linear` or `Conv1D`) plus the delta of each token's slot.
 
-    Swapping an adapter writes into the banks; the module tree never changes. Each bank is None until the first
+    Swapping an adapter writes into the banks; the module tree never changes. There is no bank until the first
     adapter that needs it here is placed.
     """
 
@@ -28,6 +38,10 @@ class DeltaLinear(nn.Module):
         self.low_rank: LowRankBank | None = None
         self.inputs = ScalePlace(shape.in_features)
         self.outputs = ScalePlace(shape.out_features)
+        self.after = BottleneckPlace(shape.out_features)
+        self.parallel = BottleneckPlace(shape.out_features)
+        self.begins: BlockInput | None = None
+        self.ends: BlockInput | None = None
         self._context = context
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,6 +50,8 @@ class DeltaLinear(nn.Module):
         if step is None:
             y: Tensor = self.base(x)
             return y
+        if step.parallel and self.begins is not None:
+            self.begins.x = x
         if step.inputs is not None and self.inputs.bank is not None:
             x = x.clone(memory_format=torch.contiguous_format)
             self.inputs.bank.apply(x.view(-1, x.shape[-1]), step.inputs)
@@ -44,7 +60,37 @@ class DeltaLinear(nn.Module):
             self.outputs.bank.apply(y.view(-1, y.shape[-1]), step.outputs)
         if step.low_rank is not None and self.low_rank is not None:
             self.low_rank.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), step.low_rank)
+        if step.after or step.parallel:
+            self._add_bottlenecks(y.view(-1, y.shape[-1]), step)
         return y
+
+    def _add_bottlenecks(self, y: Tensor, step: DeltaStep) -> None:
+        if step.after and self.after.banks:
+            self.after.add_to(y, y, step.after)
+        if step.parallel and self.ends is not None and self.ends.x is not None:
+            self.parallel.add_to(y, self.ends.x.reshape(-1, y.shape[-1]), step.parallel)
+            self.ends.x = None
+
+
+class DeltaNorm(nn.Module):
+    """A frozen layer norm of a residual sum u, plus what a delta does around it: LN(u + f(LN(u)))."""
+
+    def __init__(self, base: nn.Module, features: int, context: StepContext) -> None:
+        super().__init__()
+        self.base = base
+        self.around = BottleneckPlace(features)
+        self._context = context
+
+    def forward(self, summed: Tensor) -> Tensor:
+        """(..., n) -> (..., n)."""
+        normed: Tensor = self.base(summed)
+        step = self._context.delta
+        if step is None or not step.around or not self.around.banks:
+            return normed
+        added = torch.zeros_like(normed)
+        self.around.add_to(added.view(-1, added.shape[-1]), normed.reshape(-1, added.shape[-1]), step.around)
+        changed: Tensor = self.base(summed + added)
+        return changed
 
 
 def hook_embedding(embedding: nn.Module, context: StepContext) -> None:
@@ -57,14 +103,30 @@ def hook_embedding(embedding: nn.Module, context: StepContext) -> None:
     embedding.register_forward_hook(hook)
 
 
-def wrap_linears(
-    backbone: nn.Module, targets: Mapping[str, LinearShape], context: StepContext
-) -> dict[str, DeltaLinear]:
+def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaLinear]:
     """Replace each target module by a DeltaLinear around it; returns them by path."""
     wrapped: dict[str, DeltaLinear] = {}
-    for path, shape in targets.items():
-        parent_path, _, name = path.rpartition(".")
-        parent = backbone.get_submodule(parent_path)
+    for path, shape in spec.targets.items():
         wrapped[path] = DeltaLinear(backbone.get_submodule(path), shape, context)
-        setattr(parent, name, wrapped[path])
+        _replace(backbone, path, wrapped[path])
+    for path, linear in wrapped.items():
+        source = feedforward_input(spec.model_type, path)
+        if source is not None:
+            linear.ends = wrapped[source].begins = BlockInput()
     return wrapped
+
+
+def wrap_norms(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaNorm]:
+    """Replace each layer norm of a residual sum by a DeltaNorm around it; returns them by path."""
+    wrapped: dict[str, DeltaNorm] = {}
+    for path in spec.targets:
+        norm = norm_after(spec.model_type, path)
+        if norm is not None:
+            wrapped[norm] = DeltaNorm(backbone.get_submodule(norm), spec.hidden_size, context)
+            _replace(backbone, norm, wrapped[norm])
+    return wrapped
+
+
+def _replace(backbone: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(backbone.get_submodule(parent), name, module)

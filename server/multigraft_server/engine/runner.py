@@ -22,7 +22,7 @@ from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
-from multigraft_server.engine.layers import hook_embedding, wrap_linears
+from multigraft_server.engine.layers import hook_embedding, wrap_linears, wrap_norms
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
@@ -41,8 +41,9 @@ class Runner:
     def __init__(self, base: Base, kv: KVCache | None, num_slots: int) -> None:
         self.context = StepContext()
         self.device: torch.device = base.model.device
-        linears = wrap_linears(base.model, base.spec.targets, self.context)
-        self.banks = Banks(linears, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
+        linears = wrap_linears(base.model, base.spec, self.context)
+        norms = wrap_norms(base.model, base.spec, self.context)
+        self.banks = Banks(linears, norms, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
         self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
         self._inputs = InputPacker(base)

@@ -7,12 +7,13 @@ from typing import Protocol
 
 import torch
 
+from multigraft_server.engine.banks.bottlenecks import BottleneckBanks
 from multigraft_server.engine.banks.low_rank import LowRankBanks
 from multigraft_server.engine.banks.prefixes import PrefixBank
 from multigraft_server.engine.banks.prompts import PromptBank
 from multigraft_server.engine.banks.scales import ScaleBanks
 from multigraft_server.engine.banks.step import DeltaStep
-from multigraft_server.engine.layers import DeltaLinear
+from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
 from multigraft_server.engine.methods.prepared import PreparedDelta
 from multigraft_server.engine.plan import Group
 
@@ -36,6 +37,7 @@ class Banks:
     def __init__(
         self,
         linears: Mapping[str, DeltaLinear],
+        norms: Mapping[str, DeltaNorm],
         hidden_size: int,
         num_slots: int,
         device: torch.device,
@@ -48,12 +50,27 @@ class Banks:
         self._outputs = ScaleBanks(
             lambda delta: delta.outputs, {path: linear.outputs for path, linear in linears.items()}, device
         )
+        self._after = BottleneckBanks(
+            lambda delta: delta.after, {path: linear.after for path, linear in linears.items()}, device, dtype
+        )
+        self._parallel = BottleneckBanks(
+            lambda delta: delta.parallel,
+            {path: linear.parallel for path, linear in linears.items() if linear.ends},
+            device,
+            dtype,
+        )
+        self._around = BottleneckBanks(
+            lambda delta: delta.around, {path: norm.around for path, norm in norms.items()}, device, dtype
+        )
         self.prompts = PromptBank(hidden_size, device, dtype)
         self.prefixes = PrefixBank(device)
         self._kinds: tuple[BankKind, ...] = (
             self._low_rank,
             self._inputs,
             self._outputs,
+            self._after,
+            self._parallel,
+            self._around,
             self.prompts,
             self.prefixes,
         )
@@ -73,11 +90,14 @@ class Banks:
             kind.clear(slot)
 
     def plan(self, groups: Sequence[Group]) -> DeltaStep | None:
-        """How the linear modules compute these groups; None when they are the base's alone."""
+        """How the wrapped modules compute these groups; None when they are the base's alone."""
         step = DeltaStep(
             low_rank=self._low_rank.plan(groups),
             inputs=self._inputs.plan(groups),
             outputs=self._outputs.plan(groups),
+            after=self._after.plan(groups),
+            parallel=self._parallel.plan(groups),
+            around=self._around.plan(groups),
         )
         return step if step else None
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multigraft_server.engine.banks.bottlenecks import BottleneckStep
 from multigraft_server.engine.banks.low_rank import ColumnStep
 from multigraft_server.engine.banks.scales import ScaleStep
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaStep:
-    """What each kind of bank does in this step; None is nothing at all."""
+    """What each kind of bank does in this step; None, or nothing in it, is nothing at all."""
 
     low_rank: ColumnStep | None = None
     inputs: ScaleStep | None = None
     outputs: ScaleStep | None = None
+    after: tuple[BottleneckStep, ...] = ()
+    parallel: tuple[BottleneckStep, ...] = ()
+    around: tuple[BottleneckStep, ...] = ()
 
     def __bool__(self) -> bool:
-        return not (self.low_rank is None and self.inputs is None and self.outputs is None)
+        some = self.low_rank is not None or self.inputs is not None or self.outputs is not None
+        return some or bool(self.after or self.parallel or self.around)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from multigraft_adapters.methods import Delta, Ia3Delta, LoraDelta, PrefixDelta, PromptDelta
+from multigraft_adapters.methods import BottleneckDelta, Delta, Ia3Delta, LoraDelta, PrefixDelta, PromptDelta
+from multigraft_server.engine.methods.bottleneck import prepare_bottleneck
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.methods.ia3 import prepare_ia3
 from multigraft_server.engine.methods.lora import prepare_lora
@@ -21,6 +22,7 @@ Prepare = Callable[[Any, FrozenModules], PreparedDelta]
 _PREPARE: dict[type, Prepare] = {
     LoraDelta: prepare_lora,
     Ia3Delta: prepare_ia3,
+    BottleneckDelta: prepare_bottleneck,
     PromptDelta: prepare_prompt,
     PrefixDelta: prepare_prefix,
 }

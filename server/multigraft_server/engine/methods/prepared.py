@@ -1,7 +1,9 @@
 """An adapter's delta in the form that the banks take: what it does at each place, whatever its method.
 
 A method is put together from few operations, each with banks of its own (see `engine.banks`). At a linear module
-y = W x + b a row's delta may, in this order: scale x, scale and shift y, add a low-rank product of x.
+y = W x + b a row's delta may, in this order: scale x; scale and shift y; add a low-rank product of x; add a
+bottleneck of y (`after`) or of its feed-forward block's input (`parallel`). A layer norm may have a bottleneck
+`around` it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,21 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedBottleneck:
+    """up(activation(down(x))) in the banks' layout and dtype, its scaling folded into `up` and its bias."""
+
+    activation: str
+    down: Tensor  # (size, n)
+    down_bias: Tensor  # (size,)
+    up: Tensor  # (size, n)
+    up_bias: Tensor  # (n,)
+
+    @property
+    def size(self) -> int:
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedDelta:
     """What an adapter does to the base: operations by module path, and what it puts before each row, `prompt`
     (virtual tokens, hidden) or `prefix` (2, layers, heads, virtual tokens, head_dim)."""
@@ -43,6 +60,9 @@ class PreparedDelta:
     low_rank: Mapping[str, PreparedPair] = field(default_factory=dict)
     inputs: Mapping[str, Affine] = field(default_factory=dict)
     outputs: Mapping[str, Affine] = field(default_factory=dict)
+    after: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
+    parallel: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
+    around: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
     prompt: Tensor | None = None
     prefix: Tensor | None = None
 
@@ -71,6 +91,6 @@ def _tensors_of(part: object) -> Iterator[Tensor]:
     elif isinstance(part, Mapping):
         for value in part.values():
             yield from _tensors_of(value)
-    elif isinstance(part, PreparedDelta | PreparedPair | Affine):
+    elif isinstance(part, PreparedDelta | PreparedPair | PreparedBottleneck | Affine):
         for entry in fields(part):
             yield from _tensors_of(getattr(part, entry.name))
