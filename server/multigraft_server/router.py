@@ -6,6 +6,7 @@ import time
 
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
+from multigraft_adapters.methods import virtual_tokens
 from multigraft_adapters.registry import Registry, parse_reference
 from multigraft_server.calls import Call, Target, outcome_of
 from multigraft_server.leases import Leases
@@ -76,8 +77,9 @@ class Router:
 
     def longest_input(self, target: Target) -> int:
         """How many tokens one row of its adapter, or of the base, may have."""
+        room = self._room(target)
         own = target.version.manifest.max_length if target.version else None
-        return min(own or self._max_length, self._max_length)
+        return min(own or room, room)
 
     def check_input_length(self, target: Target, num_tokens: int, param: str = "inputs") -> None:
         """Raises ContextLengthError when an input to pool is longer than its adapter or the base takes."""
@@ -87,16 +89,23 @@ class Router:
                 f"the input has {num_tokens} tokens; {target.task!r} takes at most {limit}", param=param
             )
 
-    def answer_tokens(self, num_prompt: int, wanted: int | None, default: int, param: str = "inputs") -> int:
+    def answer_tokens(
+        self, target: Target, num_prompt: int, wanted: int | None, default: int, param: str = "inputs"
+    ) -> int:
         """How many tokens an answer may have: `wanted`, else `default` or what the context leaves.
 
         Raises ContextLengthError when the prompt and the tokens asked for do not fit the base's context.
         """
-        room = self._max_length - num_prompt
+        context = self._room(target)
+        room = context - num_prompt
         if room < 1 or (wanted is not None and wanted > room):
             asked = f" and {wanted} tokens were asked for" if wanted is not None else ""
             raise ContextLengthError(
-                f"the prompt has {num_prompt} tokens{asked}; the base's context has {self._max_length}",
+                f"the prompt has {num_prompt} tokens{asked}; {target.task!r} has room for {context}",
                 param=param,
             )
         return min(default, room) if wanted is None else wanted
+
+    def _room(self, target: Target) -> int:
+        """The base's context, less what the adapter's virtual tokens take of it."""
+        return self._max_length - (virtual_tokens(target.version.manifest) if target.version else 0)

@@ -42,7 +42,8 @@ async def _submit(parts: Parts, call: Call, body: ChatBody) -> Generation:
     body.refuse_unsupported()
     parts.router.check_type(call.target, "text-generation", "chat")
     tokens = await parts.tokeniser.chat(_messages(call.target, body))
-    limit = parts.router.answer_tokens(len(tokens.ids), body.limit, parts.settings.default_chat_tokens, "messages")
+    default = parts.settings.default_chat_tokens
+    limit = parts.router.answer_tokens(call.target, len(tokens.ids), body.limit, default, "messages")
     return Generation(parts, call, body, [(tokens, body.sampling(limit, body.num_logprobs))])
 
 

@@ -44,7 +44,7 @@ async def _submit(parts: Parts, call: Call, body: CompletionBody) -> Generation:
     parts.router.check_type(call.target, "text-generation", "completions")
     rows = []
     for tokens in await read_sequences(parts, body.prompt, "prompt"):
-        limit = parts.router.answer_tokens(len(tokens.ids), body.max_tokens, DEFAULT_TOKENS, "prompt")
+        limit = parts.router.answer_tokens(call.target, len(tokens.ids), body.max_tokens, DEFAULT_TOKENS, "prompt")
         rows.append((tokens, body.sampling(limit, body.logprobs)))
     return Generation(parts, call, body, rows)
 

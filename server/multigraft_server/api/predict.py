@@ -79,7 +79,7 @@ async def _stream(parts: Parts, call: Call, body: PredictBody, request: Request)
         if predictor_of(call.target) and call.target.task_type != "text-generation":
             raise InvalidRequestError(f"tasks of type {call.target.task_type} do not stream", param="stream")
         parameters = _parameters(call.target, body)
-        rows, _ = await prepare_rows(parts, body.inputs, parameters, stream=True)
+        rows, _ = await prepare_rows(parts, call, body.inputs, parameters, stream=True)
         answer = Answer(parts.engine, call, rows[0].tokens, rows[0].params)
         events = _events(parts, call, rows[0], answer)
     return await open_stream(request.receive, events, call, answer_headers(call))

@@ -89,7 +89,7 @@ class GenerationPredictor:
     """`inputs` is a text or a list of texts; the output is `{"generated_text"}`, or a list of them."""
 
     async def prepare(self, parts: Parts, call: Call, inputs: Any, parameters: Mapping[str, Any]) -> Prepared:
-        rows, is_list = await prepare_rows(parts, inputs, parameters)
+        rows, is_list = await prepare_rows(parts, call, inputs, parameters)
 
         async def read(answers: Sequence[Answer]) -> Any:
             pairs = zip(rows, answers, strict=True)
@@ -100,7 +100,7 @@ class GenerationPredictor:
 
 
 async def prepare_rows(
-    parts: Parts, inputs: Any, parameters: Mapping[str, Any], *, stream: bool = False
+    parts: Parts, call: Call, inputs: Any, parameters: Mapping[str, Any], *, stream: bool = False
 ) -> tuple[list[GenerationRow], bool]:
     """The prompts' rows and whether they came as a list. Raises InvalidRequestError, ContextLengthError."""
     chosen = read_parameters(GenerationParameters, parameters)
@@ -109,7 +109,8 @@ async def prepare_rows(
         raise InvalidRequestError("a stream takes one text as inputs, not a list", param="inputs")
     rows = []
     for text, tokens in zip(texts, await parts.tokeniser.texts(texts), strict=True):
-        limit = parts.router.answer_tokens(len(tokens.ids), chosen.max_new_tokens, DEFAULT_NEW_TOKENS)
+        num_prompt, wanted = len(tokens.ids), chosen.max_new_tokens
+        limit = parts.router.answer_tokens(call.target, num_prompt, wanted, DEFAULT_NEW_TOKENS)
         params = chosen.sampling(limit, logprobs=stream or bool(chosen.details))
         rows.append(GenerationRow(text.text, tokens, params, chosen))
     return rows, is_list
