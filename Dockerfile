@@ -1,5 +1,5 @@
 # The server in an image, for a CPU (the default) or for CUDA:
-#   docker build -t multigraft .
+#   docker build -t multigraft --build-arg TORCH_CPU_INDEX=(PyTorch's index of CPU builds) .
 #   docker build -t multigraft:cuda --build-arg DEVICE=cuda .
 #   docker run -p 8100:8100 -v multigraft:/data -e MULTIGRAFT_API_KEY=... multigraft
 # Arguments after the image's name go to `multigraft serve`.
@@ -16,9 +16,10 @@ COPY constraints.txt requirements-bases.txt ./
 RUN python -m venv /opt/multigraft
 RUN pip install -c constraints.txt hatchling
 
-# PyTorch's own index has the CPU builds; set TORCH_CPU_INDEX to a mirror, or to nothing where pip is set up to find them.
+# PyTorch's own index has the CPU builds. Without TORCH_CPU_INDEX, pip takes what it is set up to find: on Linux that is
+# usually the CUDA build, which also runs on a CPU but is several times larger.
 FROM tools AS torch-cpu
-ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_CPU_INDEX
 RUN pip install -c constraints.txt ${TORCH_CPU_INDEX:+--extra-index-url ${TORCH_CPU_INDEX}} torch
 
 # On Linux the plain torch of the package index is the CUDA build, with the CUDA libraries as packages.
