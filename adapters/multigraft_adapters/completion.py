@@ -14,6 +14,7 @@ from multigraft_adapters.declaration import PART, TaskDeclaration
 from multigraft_adapters.heads import HeadKind, kind_for
 from multigraft_adapters.manifest import (
     ACTIVATION_OF,
+    CLASSIFICATIONS,
     LABELLED_TASKS,
     TASK_TYPES,
     HeadSpec,
@@ -107,6 +108,8 @@ class Draft:
         max_length = self._values.get("max_length")
         if type(max_length) is int and max_length > spec.max_length:
             self._problems.append(f"max_length: {max_length} is more than the base's {spec.max_length}")
+        elif max_length is not None and spec.image is not None and max_length != spec.max_length:
+            self._problems.append(f"max_length: every image has the same length, {spec.max_length}: leave it out")
 
     def wanted_head(self, kind: HeadKind) -> HeadSpec:
         """The head as it is asked for; one that is malformed is a problem, and read as if not given.
@@ -145,7 +148,7 @@ class Draft:
 
     def finish(self) -> Manifest | None:
         """The manifest; None, with its problems noted, when it is not valid."""
-        if self._values.get("task_type") == "text-classification":
+        if self.task_type in CLASSIFICATIONS:
             _fill(self._values, "problem_type", self._implied_problem())
         if self._values.get("prompt") is not None and self._values.get("task_type") != "text-generation":
             self._problems.append("prompt: only a text-generation task has one")
@@ -159,7 +162,7 @@ class Draft:
     @property
     def _problem_type(self) -> str:
         """The problem type so far, of a task that can have one; empty while nothing says it."""
-        can_have = self.task_type in ("", "text-classification")
+        can_have = self.task_type in ("", *CLASSIFICATIONS)
         return str(self._values.get("problem_type") or "") if can_have else ""
 
     def _implied_problem(self) -> ProblemType:

@@ -11,7 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from multigraft_adapters.errors import InvalidAdapterError
 
 TaskType = Literal[
-    "text-classification", "token-classification", "question-answering", "feature-extraction", "text-generation"
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "feature-extraction",
+    "text-generation",
+    "image-classification",
 ]
 TASK_TYPES: tuple[TaskType, ...] = (
     "text-classification",
@@ -19,8 +24,11 @@ TASK_TYPES: tuple[TaskType, ...] = (
     "question-answering",
     "feature-extraction",
     "text-generation",
+    "image-classification",
 )
-LABELLED_TASKS: tuple[TaskType, ...] = ("text-classification", "token-classification")
+CLASSIFICATIONS: tuple[TaskType, ...] = ("text-classification", "image-classification")
+"""The task types that have a problem type: one label, several labels, or a number."""
+LABELLED_TASKS: tuple[TaskType, ...] = (*CLASSIFICATIONS, "token-classification")
 """The task types whose head has labels."""
 Pooling = Literal["pooler", "cls", "mean", "last"]
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -111,7 +119,7 @@ class Manifest(_Part):
         problem, activation = self.problem_type, self.head.activation
         if problem is None:
             return self
-        if self.task_type != "text-classification":
+        if self.task_type not in CLASSIFICATIONS:
             raise ValueError(f"problem_type: a {self.task_type} task has none")
         if problem == "regression" and len(self.id2label or {}) != 1:
             raise ValueError("problem_type: a regression has one label, which names its number")

@@ -173,7 +173,7 @@ def test_a_head_that_does_not_fit_is_refused(name: str, tensor: torch.Tensor | N
 @pytest.mark.parametrize(
     ("head", "problem"),
     [
-        ({"pooling": "mean"}, "head.pooling: a classification head of this base reads 'last'"),
+        ({"pooling": "mean"}, "head.pooling: a head of kind 'classification' reads the state 'last'"),
         ({"normalize": True}, "head.normalize: a head of kind 'classification' has none"),
         ({"shapes": {"weight": [4, 8]}}, r"head.shapes: task.json says \{'weight': \[4, 8\]\}"),
         ({"kind": "spans"}, "head.kind: the task type text-classification says 'classification'"),
@@ -209,6 +209,6 @@ def test_the_registry_refuses_a_second_head_of_a_kind_or_a_task_type_and_a_bad_n
     ):
         with pytest.raises(ValueError, match="already registered|not a head kind's name"):
             register(kind)
-    assert sorted(HEAD_KINDS) == ["classification", "embedding", "generation", "spans", "tokens"]
-    with pytest.raises(KeyError, match="there are classification, embedding, generation, spans, tokens"):
+    assert sorted(HEAD_KINDS) == ["classification", "embedding", "generation", "images", "spans", "tokens"]
+    with pytest.raises(KeyError, match="there are classification, embedding, generation, images, spans, tokens"):
         get_head_kind("waves")

@@ -163,7 +163,7 @@ def test_a_head_reads_every_token_and_has_two_outputs() -> None:
     [
         ({"id2label": {"0": "a", "1": "b"}}, "a question-answering task has no labels"),
         ({"head": {"kind": "spans", "activation": "softmax"}}, "head.activation: a head of kind 'spans' has none"),
-        ({"head": {"kind": "spans", "pooling": "cls"}}, "a spans head of this base reads every token's state"),
+        ({"head": {"kind": "spans", "pooling": "cls"}}, "a head of kind 'spans' reads every token's state"),
         ({"problem_type": "regression"}, "problem_type: a question-answering task has none"),
     ],
 )

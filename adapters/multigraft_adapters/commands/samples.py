@@ -3,8 +3,8 @@
 How far two right answers may differ depends on the task type, for the trainer and the server may compute in
 different precisions:
 
-- `text-classification`: the largest difference of a label's score. The best label must be the same, unless
-  the two are closer to each other than the tolerance.
+- `text-classification`, `image-classification`: the largest difference of a label's score. The best label must
+  be the same, unless the two are closer to each other than the tolerance.
 - `feature-extraction`: one minus the cosine, of the worst vector.
 - `text-generation`: the share of words after the first one that differs. Rounding may turn a greedy text at
   any word, from where it goes its own way; so only a text whose very first word differs disagrees.
@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
+
+from multigraft_adapters.manifest import CLASSIFICATIONS
 
 DEFAULT_TOLERANCE = 0.02
 
@@ -33,7 +35,7 @@ class Comparison:
 def compare(task_type: str, stored: Any, served: Any, tolerance: float = DEFAULT_TOLERANCE) -> Comparison:
     """Compares two outputs of one task type; an output of another shape does not agree."""
     try:
-        if task_type == "text-classification":
+        if task_type in CLASSIFICATIONS:
             return _compare_scores(_rows(stored), _rows(served), tolerance)
         if task_type == "feature-extraction":
             return _compare_vectors(_rows(stored), _rows(served), tolerance)

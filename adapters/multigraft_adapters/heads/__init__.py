@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from multigraft_adapters.heads.classification import (
     LabelScore,
     decode_classification,
@@ -37,8 +39,17 @@ __all__ = [
     "register",
 ]
 
-register(HeadKind("classification", ("text-classification",), ("classifier", "score"), read_classification))
-register(HeadKind("tokens", ("token-classification",), ("classifier", "score"), read_tokens))
+CLASSIFIER = ("classifier", "score")
+
+register(
+    HeadKind(
+        "classification", ("text-classification",), CLASSIFIER, partial(read_classification, "text-classification")
+    )
+)
+register(
+    HeadKind("images", ("image-classification",), CLASSIFIER, partial(read_classification, "image-classification"))
+)
+register(HeadKind("tokens", ("token-classification",), CLASSIFIER, read_tokens))
 register(HeadKind("spans", ("question-answering",), ("qa_outputs",), read_spans))
 register(HeadKind("embedding", ("feature-extraction",), (), read_embedding))
 register(HeadKind("generation", ("text-generation",), (), read_generation))

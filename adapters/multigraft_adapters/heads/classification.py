@@ -1,4 +1,4 @@
-"""The classification head: a linear head on a row's pooled state, and the scores of its labels."""
+"""The heads that classify texts or images: linear on a row's pooled state, and the scores of their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.heads.labels import check_labels
 from multigraft_adapters.heads.linear import LinearHead, read_linear
-from multigraft_adapters.manifest import Activation, HeadSpec
+from multigraft_adapters.manifest import Activation, HeadSpec, TaskType
 
 ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid", "none")
 
@@ -31,20 +31,21 @@ class LabelScore(TypedDict):
 
 
 def read_classification(
+    task_type: TaskType,
     wanted: HeadSpec,
     id2label: Mapping[int, str] | None,
     tensors: dict[str, Tensor],
     spec: BaseSpec,
     problems: list[str],
 ) -> LinearHead | None:
-    """Read the head of `transformers`' sequence classification models; see `HeadKind.read`."""
+    """Read the head of `transformers`' classification models of one task type; see `HeadKind.read`."""
 
     def check_outputs(outputs: int, found: list[str]) -> None:
         check_labels(id2label, outputs, found)
         if outputs == 1 and wanted.activation is None:
             found.append(ONE_LABEL)
 
-    head = read_linear("text-classification", wanted, tensors, spec, check_outputs, problems)
+    head = read_linear(task_type, wanted, tensors, spec, check_outputs, problems)
     if head is None:
         return None
     return replace(head, spec=head.spec.model_copy(update={"activation": wanted.activation or "softmax"}))

@@ -45,6 +45,8 @@ def read_embedding(
 ) -> EmbeddingHead | None:
     """The head of a feature-extraction adapter, mean-pooled and normalised by default; see `HeadKind.read`."""
     found: list[str] = []
+    if spec.image is not None:
+        found.append(f"feature-extraction embeds texts, and the base {spec.name!r} reads images")
     pooling = wanted.pooling or "mean"
     if pooling not in POOLINGS:
         found.append(f"head.pooling: an embedding reads one of {', '.join(POOLINGS)}, not {pooling!r}")

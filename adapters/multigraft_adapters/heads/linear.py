@@ -155,8 +155,8 @@ def _shape_problems(parts: Mapping[str, Tensor], size: int) -> list[str]:
 
 
 def _wrong_pooling(wanted: HeadSpec, layout: HeadLayout) -> str:
-    reads = "every token's state" if layout.pooling is None else repr(layout.pooling)
-    return f"head.pooling: a {wanted.kind} head of this base reads {reads}"
+    reads = "every token's state" if layout.pooling is None else f"the state {layout.pooling!r}"
+    return f"head.pooling: a head of kind {wanted.kind!r} reads {reads} of this base"
 
 
 def _hidden(layout: HeadLayout, parts: Mapping[str, Tensor]) -> HiddenWeights | None:
