@@ -15,6 +15,7 @@ from multigraft_server.engine.banks.prompts import take_in
 from multigraft_server.engine.banks.scales import ScalePlace
 from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
+from multigraft_server.engine.packing import packed
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class BlockInput:
 
 
 class DeltaLinear(nn.Module):
-    """A frozen linear module (`nn.Linear` or `Conv1D`) plus the delta of each token's slot.
+    """A frozen linear module (`nn.Linear`, `Conv1D` or packed) plus the delta of each token's slot.
 
     Swapping an adapter writes into the banks; the module tree never changes. There is no bank until the first
     adapter that needs it here is placed.
@@ -107,7 +108,7 @@ def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> d
     """Replace each target module by a DeltaLinear around it; returns them by path."""
     wrapped: dict[str, DeltaLinear] = {}
     for path, shape in spec.targets.items():
-        wrapped[path] = DeltaLinear(backbone.get_submodule(path), shape, context)
+        wrapped[path] = DeltaLinear(packed(backbone.get_submodule(path)), shape, context)
         _replace(backbone, path, wrapped[path])
     for path, linear in wrapped.items():
         source = feedforward_input(spec.model_type, path)

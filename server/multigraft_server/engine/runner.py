@@ -24,6 +24,7 @@ from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
 from multigraft_server.engine.layers import hook_embedding, wrap_linears, wrap_norms
 from multigraft_server.engine.methods.frozen import FrozenModules
+from multigraft_server.engine.packing import packed
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 
@@ -46,6 +47,7 @@ class Runner:
         self.banks = Banks(linears, norms, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
         self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
         self._base = base
+        self._lm_head = None if base.lm_head is None else packed(base.lm_head)
         self._inputs = InputPacker(base)
         if base.spec.image is not None:
             base.model.embeddings = PackedImages(base.model.embeddings)
@@ -72,8 +74,8 @@ class Runner:
 
     def logits(self, states: Tensor) -> Tensor:
         """The base's own output head: (rows, hidden) -> (rows, vocabulary), bounded where the base bounds it."""
-        assert self._base.lm_head is not None  # the router refuses generation on encoders
-        logits: Tensor = self._base.lm_head(states)
+        assert self._lm_head is not None  # the router refuses generation on encoders
+        logits: Tensor = self._lm_head(states)
         cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -1,0 +1,1 @@
+"""Measurements inside the process: what a step costs, and where its time goes. HTTP is measured by `loadtest`."""

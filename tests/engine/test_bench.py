@@ -1,0 +1,51 @@
+"""The step benchmark measures every case that it promises, on decoders and on encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from multigraft_server.bench.__main__ import main
+from tests.tiny import make_tiny_base
+
+CASES = {
+    "its linear layers alone",
+    "base, none resident",
+    "base, adapters resident",
+    "lora",
+    "dora",
+    "ia3",
+    "houlsby",
+    "pfeiffer",
+    "parallel",
+    "prefix",
+    "prompt",
+    "all methods mixed",
+}
+
+
+def figures(base: Path, folder: Path, *options: str) -> dict[str, Any]:
+    arguments = [f"--base={base}", f"--data-dir={folder}", "--tokens=12", "--rounds=1", "--dtype=float32"]
+    written = folder / "figures.json"
+    result = CliRunner().invoke(main, [*arguments, f"--json={written}", *options])
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(written.read_text())
+    return found[str(base)]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
+def test_a_step_of_every_case_is_timed(model_type: str, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / model_type, model_type)
+    found = figures(base, tmp_path, "--rows=4", "--adapters=2")
+    assert set(found) == CASES
+    assert all(value > 0 for value in found.values())
+
+
+def test_one_method_can_be_chosen(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "bert", "bert")
+    found = figures(base, tmp_path, "--rows=2", "--adapters=2", "--method=ia3")
+    assert set(found) == CASES - (CASES & {"lora", "dora", "houlsby", "pfeiffer", "parallel", "prefix", "prompt"})
