@@ -75,6 +75,7 @@ class Answer:
                 arrival=call.arrival,
                 deadline=call.deadline,
                 token_type_ids=tokens.type_ids,
+                pixels=tokens.pixels,
             )
         )
         call.on_close(self.cancel)

@@ -37,6 +37,7 @@ from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.gauges import StateCollector
+from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
@@ -104,6 +105,7 @@ def _make_parts(
         metrics=metrics,
         leases=leases,
         tokeniser=tokeniser,
+        images=_make_image_reader(settings, base),
         router=Router(
             base.spec,
             registry,
@@ -114,6 +116,17 @@ def _make_parts(
             timeout_seconds=settings.request_timeout_seconds,
         ),
         started_at=datetime.now(UTC),
+    )
+
+
+def _make_image_reader(settings: ServerSettings, base: Base) -> ImageReader | None:
+    if base.spec.image is None:
+        return None
+    return ImageReader(
+        base.image_processor,
+        base.spec,
+        max_pixels=settings.max_image_pixels,
+        threads=settings.tokeniser_threads,
     )
 
 
@@ -147,5 +160,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         yield
     finally:
         await asyncio.to_thread(parts.engine.stop)
-        await asyncio.to_thread(parts.tokeniser.close)
+        for reader in (parts.tokeniser, parts.images):
+            if reader is not None:
+                await asyncio.to_thread(reader.close)
         parts.leases.check_integrity()

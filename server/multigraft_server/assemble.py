@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from multigraft_adapters.bases import Base, check_data_dir, load_base
-from multigraft_adapters.errors import InvalidRequestError, SetupError, UnsupportedBaseError
+from multigraft_adapters.errors import InvalidRequestError, SetupError
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import Store
 from multigraft_adapters.verify import VerifiedAdapter, load
@@ -48,12 +48,9 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
 
 def _load_base(settings: ServerSettings) -> Base:
     try:
-        base = load_base(settings.base, settings.data_dir, device=settings.device, dtype=settings.dtype)
+        return load_base(settings.base, settings.data_dir, device=settings.device, dtype=settings.dtype)
     except InvalidRequestError as error:  # a device or dtype that this machine does not have
         raise SetupError(error.message) from None
-    if base.spec.image is not None:
-        raise UnsupportedBaseError(f"the base {base.spec.name!r} reads images, and no route takes them")
-    return base
 
 
 def _make_metrics(settings: ServerSettings) -> Metrics:

@@ -12,7 +12,7 @@ REPLACEMENT = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The base's tokenizer, as far as answers need it.
+    """The base's tokenizer, as far as answers need it; an image base, which writes no text, has none.
 
     `special_ids` have no text of their own: ends of text and other marks. `end_id` stands for the end where a
     text was ended without a token.
@@ -27,7 +27,7 @@ class Vocabulary:
     def of(cls, tokenizer: Any, eos_ids: Iterable[int]) -> Vocabulary:
         """The vocabulary of a base's tokenizer and the ids that end its texts."""
         ends = frozenset(eos_ids)
-        special = ends | frozenset(tokenizer.all_special_ids)
+        special = ends | frozenset(tokenizer.all_special_ids if tokenizer else ())
         return cls(tokenizer, ends, special, min(ends or special, default=0))
 
     def detokeniser(self, stops: Sequence[str] = (), *, ignore_eos: bool = False) -> Detokeniser:

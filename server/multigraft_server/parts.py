@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from multigraft_adapters.bases.spec import BaseSpec
@@ -10,6 +10,7 @@ from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import Store
 from multigraft_server.answers import Engine
 from multigraft_server.detokenise import Vocabulary
+from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import Metrics
 from multigraft_server.router import Router
@@ -30,5 +31,12 @@ class Parts:
     metrics: Metrics
     leases: Leases
     tokeniser: Tokeniser
+    images: ImageReader | None
+    """Of an image base."""
     router: Router
     started_at: datetime
+
+    def remembering(self) -> Parts:
+        """These parts for one request, whose predictions share what is read of its inputs."""
+        images = None if self.images is None else self.images.remembering()
+        return replace(self, tokeniser=self.tokeniser.remembering(), images=images)

@@ -60,13 +60,19 @@ class Router:
     def check_type(self, target: Target, wanted: str, route: str) -> None:
         """Raises TaskTypeMismatchError unless the target is of the wanted task type.
 
-        The bare base passes as `feature-extraction` and, if it is a decoder, as `text-generation`.
+        The bare base of texts passes as `feature-extraction` and, if it is a decoder, as `text-generation`.
         """
         if target.task_type == wanted:
             return
         if target.version is not None:
             raise TaskTypeMismatchError(
                 f"task {target.task!r} is of type {target.task_type}; {route} serves {wanted}", param="model"
+            )
+        if self.spec.image is not None:
+            raise TaskTypeMismatchError(
+                f"the base {target.task!r} reads images, and {route} takes text: its tasks of type "
+                "image-classification answer on their predict route",
+                param="model",
             )
         if wanted == "text-generation" and self.spec.family != "decoder":
             raise TaskTypeMismatchError(

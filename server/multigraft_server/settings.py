@@ -16,6 +16,8 @@ API_KEY_VARIABLE = "MULTIGRAFT_API_KEY"
 """The only environment variable that the server reads."""
 
 MiB = 1024 * 1024
+MAX_IMAGE_PIXELS = 89_478_485
+"""From where on Pillow warns of a decompression bomb: 256 MiB of RGB."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=1024, le=64 * 1024 * MiB)]
@@ -49,13 +51,18 @@ class ServerSettings(BaseModel):
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
     drain_seconds: Annotated[Seconds, Field(description="time that running answers get when it stops")] = 30.0
     max_entries: Annotated[Count, Field(description="inputs, tasks or prompts in one request")] = 256
+    max_image_pixels: Annotated[
+        int, Field(ge=1, le=MAX_IMAGE_PIXELS, description="cap of an image's width times its height")
+    ] = 50_000_000
     default_chat_tokens: Annotated[
         Count, Field(description="tokens of a chat answer that names no limit, if the context leaves them")
     ] = 1024
     max_task_labels: Annotated[
         Count, Field(description="tasks with own metrics; further ones count as __other__")
     ] = 100
-    tokeniser_threads: Annotated[int, Field(ge=1, le=64, description="threads that tokenise")] = 2
+    tokeniser_threads: Annotated[
+        int, Field(ge=1, le=64, description="threads that tokenise, or decode images")
+    ] = 2
     retry_after_seconds: Annotated[int, Field(ge=1, le=120, description="Retry-After of a 503")] = 1
 
     @property

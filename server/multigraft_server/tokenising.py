@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from jinja2.exceptions import TemplateError
 
 from multigraft_adapters.bases.families import traits_of
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.windows import ReadText, read_question, read_text
+from multigraft_server.reading import Reader
 
-Result = TypeVar("Result")
+Pixels = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class TextInput(NamedTuple):
@@ -25,23 +25,28 @@ class TextInput(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """One sequence. `type_ids` only where the base takes them."""
+    """One sequence. `type_ids` only where the base takes them. An image's ids are zeros, and it has `pixels`."""
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...] | None = None
+    pixels: Pixels | None = None
 
 
-class Tokeniser:
-    """Owns the base's tokenizer and the threads that use it. `close` ends the threads."""
+class Tokeniser(Reader):
+    """Owns the base's tokenizer and the threads that use it.
+
+    An image base has none: no route that takes text reaches it there.
+    """
 
     def __init__(self, tokenizer: Any, spec: BaseSpec, threads: int) -> None:
+        super().__init__("tokenise", threads)
         self._tokenizer = tokenizer
         self._takes_types = traits_of(spec.model_type).token_types
         self._vocab_size = spec.vocab_size
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
         # NOTE: the first call switches off the padding and truncation that a tokenizer file may ask for. It
         # must be over before two threads share the tokenizer, since changing it while it is in use raises.
-        self._encode(TextInput("warm"), "inputs")
+        if tokenizer is not None:
+            self._encode(TextInput("warm"), "inputs")
 
     @property
     def tokenizer(self) -> Any:
@@ -52,30 +57,29 @@ class Tokeniser:
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Run a short piece of blocking work on the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
     async def texts(self, inputs: Sequence[TextInput], param: str = "inputs") -> list[Tokens]:
         """The tokens of each input, with the special tokens that the base expects around it.
 
         Raises InvalidRequestError naming `param` for a text that is not Unicode or that is no token at all.
         """
-        return await self.run(lambda: [self._encode(one, param) for one in inputs])
+        key = ("texts", tuple(inputs), param)
+        return await self.run_once(key, lambda: [self._encode(one, param) for one in inputs])
 
     async def read(self, texts: Sequence[str], param: str = "inputs") -> list[ReadText]:
         """The tokens of each text with their places in it.
 
         Raises InvalidRequestError naming `param` for a text that is not Unicode or that has no token of its own.
         """
-        return await self.run(lambda: [self._read(text, param) for text in texts])
+        key = ("read", tuple(texts), param)
+        return await self.run_once(key, lambda: [self._read(text, param) for text in texts])
 
     async def read_question(self, question: str, context: str, param: str) -> ReadText:
         """The tokens of a question and its context, with their places in the context.
 
         Raises InvalidRequestError naming `param`'s `question` or `context`, as `read`.
         """
-        return await self.run(lambda: self._read_question(question, context, param))
+        key = ("question", question, context, param)
+        return await self.run_once(key, lambda: self._read_question(question, context, param))
 
     def of_window(self, window: ReadText) -> Tokens:
         """A window of a text as the base takes it."""
@@ -96,10 +100,6 @@ class Tokeniser:
                 f"{param}: {wrong} is no token; they go from 0 to {self._vocab_size - 1}", param=param
             )
         return Tokens(tuple(ids), (0,) * len(ids) if self._takes_types else None)
-
-    def close(self) -> None:
-        """End the threads once their work is done."""
-        self._pool.shutdown()
 
     def _encode(self, one: TextInput, param: str) -> Tokens:
         _check_unicode(one.text, param)

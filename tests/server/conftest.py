@@ -15,6 +15,7 @@ from tests.tiny import make_tiny_base
 
 LoadTiny = Callable[[str], Base]
 Serve = Callable[..., Served]
+ORIGINS = ("north", "east", "south", "west", "up", "down", "here")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
@@ -53,6 +54,20 @@ def encoder(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> It
         served.add("vector", "feature-extraction", seed=2)
         served.add("entities", "token-classification", seed=3, labels=TAGS)
         served.add("answer", "question-answering", seed=4)
+        yield served
+
+
+@pytest.fixture(scope="session")
+def viewer(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server over a tiny ViT with the tasks `damage`, `origin` and `marks` (several labels for each image).
+
+    It takes images of at most 4096 pixels.
+    """
+    with serving(load_tiny("vit"), tmp_path_factory.mktemp("viewer"), max_image_pixels=4096) as served:
+        served.add("damage", "image-classification", seed=1)
+        served.add("origin", "image-classification", seed=2, labels=ORIGINS)
+        several = {"kind": "images", "activation": "sigmoid"}
+        served.add("marks", "image-classification", seed=3, head=several)
         yield served
 
 

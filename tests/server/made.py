@@ -20,6 +20,7 @@ PEFT_TYPES = {
     "question-answering": "QUESTION_ANS",
     "text-generation": "CAUSAL_LM",
     "feature-extraction": "FEATURE_EXTRACTION",
+    "image-classification": None,
 }
 HEADS: dict[str, dict[str, Any]] = {
     "text-classification": {"kind": "classification"},
@@ -27,6 +28,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "question-answering": {"kind": "spans"},
     "text-generation": {"kind": "generation"},
     "feature-extraction": {"kind": "embedding", "pooling": "mean", "normalize": True},
+    "image-classification": {"kind": "images"},
 }
 
 
@@ -75,7 +77,7 @@ def adapter_files(
 
 
 def _modules(spec: BaseSpec) -> tuple[str, ...]:
-    return ("query", "value") if spec.family == "encoder" else ("q_proj", "v_proj")
+    return ("query", "value") if spec.family == "encoder" and spec.image is None else ("q_proj", "v_proj")
 
 
 def _head(spec: BaseSpec, layout: HeadLayout, outputs: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

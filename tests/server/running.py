@@ -114,6 +114,21 @@ class SlowSteps(Metrics):
         time.sleep(self._pause_seconds)
 
 
+class Counting:
+    """A processor or tokenizer that tells how often it was called."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.calls = 0
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self._real(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
 @contextmanager
 def serving(
     base: Base,

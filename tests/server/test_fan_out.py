@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.running import Served
+from tests.server.conftest import LoadTiny
+from tests.server.running import Counting, Served, serving
+
+TYPES = {
+    "topic": "text-classification",
+    "mood": "text-classification",
+    "vector": "feature-extraction",
+    "names": "token-classification",
+    "places": "token-classification",
+    "answer": "question-answering",
+    "reply": "question-answering",
+}
 
 
 def test_one_input_is_answered_by_each_task_in_the_order_asked(decoder: Served) -> None:
@@ -71,6 +84,39 @@ def test_an_entry_that_fails_has_its_error_and_the_others_their_output(decoder: 
     ]
     assert results[1]["task"] == "topics"
     assert set(results[1]["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_fan_out_tokenises_a_text_once_for_tasks_that_read_it_alike(load_tiny: LoadTiny, tmp_path: Path) -> None:
+    base = load_tiny("bert")
+    tokenizer = Counting(base.tokenizer)
+    with serving(dataclasses.replace(base, tokenizer=tokenizer), tmp_path) as served:
+        for task, task_type in TYPES.items():
+            served.add(task, task_type)
+        tokenizer.calls = 0
+        alike = served.post(
+            "/v1/predict", {"inputs": ["where is it", "late"], "tasks": ["topic", "mood", "vector"]}
+        )
+        assert tokenizer.calls == 2
+        assert [len(result["output"]) for result in alike.json()["results"]] == [2, 2, 2]
+        entries = [{"task": task, "inputs": "where is it"} for task in ("topic", "names", "places", "topic")]
+        mixed = served.post("/v1/predict", {"requests": entries}).json()["results"]
+        assert tokenizer.calls == 4
+        for entry, result in zip(entries, mixed, strict=True):
+            assert close(result["output"], served.predict(entry["task"], "where is it").json())
+        tokenizer.calls = 0
+        question = {"question": "where?", "context": "in Berlin"}
+        served.post("/v1/predict", {"inputs": question, "tasks": ["answer", "reply"]})
+        once = tokenizer.calls
+        tokenizer.calls = 0
+        served.predict("answer", question)
+        assert tokenizer.calls == once > 0
+
+
+def test_a_text_that_no_task_can_read_is_an_error_of_each(decoder: Served) -> None:
+    content = b'{"inputs": "\\ud800", "tasks": ["topic", "urgency"]}'
+    headers = {"content-type": "application/json"}
+    results = decoder.http.post("/v1/predict", content=content, headers=headers).json()["results"]
+    assert [result["error"]["param"] for result in results] == ["inputs", "inputs"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -11,6 +12,7 @@ from huggingface_hub import InferenceClient
 
 from multigraft_adapters.client import Client
 from multigraft_adapters.errors import RemoteError
+from tests.pictures import noise
 from tests.server.conftest import Serve
 from tests.server.made import LABELS, adapter_files
 from tests.server.running import Served
@@ -173,6 +175,18 @@ def test_hugging_face_extracts_features(encoder: Served) -> None:
     assert one.shape == (encoder.spec.hidden_size,)
     assert many.shape == (2, encoder.spec.hidden_size)
     assert many[0] == pytest.approx(one, abs=1e-5)
+
+
+def test_hugging_face_classifies_images(viewer: Served, tmp_path: Path) -> None:
+    file = tmp_path / "noise.png"
+    noise().save(file)
+    client = hugging_face(viewer, "damage")
+    answer = client.image_classification(file)
+    assert {element.label for element in answer} == set(LABELS)
+    for image in (str(file), file.read_bytes()):
+        assert client.image_classification(image) == answer
+    [best] = client.image_classification(file.read_bytes(), top_k=1, function_to_apply="sigmoid")
+    assert best.label == answer[0].label
 
 
 def test_our_own_client_speaks_to_us(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -21,7 +21,7 @@ from multigraft_adapters.bases.families import (
     traits_of,
 )
 from multigraft_adapters.bases.fingerprint import fingerprint, read_tensor, stored_tensors, tokenizer_hash
-from multigraft_adapters.bases.images import image_processor_hash
+from multigraft_adapters.bases.images import image_processor_hash, load_image_processor
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.bases.resolve import base_display_name, resolve_base
 from multigraft_adapters.bases.spec import BaseSpec, HeadLayout, KVLayout, LinearShape
@@ -32,7 +32,9 @@ LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A loaded, frozen base: the bare backbone, the output head of a decoder, the tokenizer (None for images)."""
+    """A loaded, frozen base: the bare backbone, the output head of a decoder, and what reads its inputs: a tokenizer
+    or, for a base of images, their processor.
+    """
 
     spec: BaseSpec
     folder: Path
@@ -40,6 +42,7 @@ class Base:
     lm_head: nn.Module | None
     tokenizer: Any
     eos_token_ids: frozenset[int]
+    image_processor: Any = None
 
 
 def load_base(name: str, data_dir: Path, *, device: str = "auto", dtype: str = "auto") -> Base:
@@ -55,6 +58,7 @@ def load_base(name: str, data_dir: Path, *, device: str = "auto", dtype: str = "
         lm_head=model.get_output_embeddings() if spec.family == "decoder" else None,
         tokenizer=load_tokenizer(folder) if spec.image is None else None,
         eos_token_ids=_eos_token_ids(folder, model.config),
+        image_processor=load_image_processor(folder) if spec.image is not None else None,
     )
 
 

@@ -16,8 +16,8 @@ from multigraft_adapters.errors import InvalidRequestError, MultigraftError
 from multigraft_server.answers import Answer
 from multigraft_server.api.context import STEP_ADAPTERS, PartsDep, answer_headers, whole_answer_headers
 from multigraft_server.api.disconnect import unless_disconnected
-from multigraft_server.api.problems import error_body
-from multigraft_server.api.schemas import Entry, ManyBody, PredictBody
+from multigraft_server.api.problems import NOT_AN_OBJECT, error_body
+from multigraft_server.api.schemas import IMAGE_AS_BODY, RAW, Entry, ManyBody, PredictBody, Predicted
 from multigraft_server.api.sse import EventStream, event, open_stream
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
@@ -29,10 +29,12 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
-@router.post("/v1/tasks/{ref:path}/predict")
-async def predict(ref: str, body: PredictBody, request: Request, parts: PartsDep) -> Response:
+@router.post("/v1/tasks/{ref:path}/predict", openapi_extra=IMAGE_AS_BODY)
+async def predict(ref: str, sent: Predicted, request: Request, parts: PartsDep) -> Response:
     """Answer one input, or a list of them, by one task; text generation may stream."""
     call = await parts.router.open(ref)
+    with call.closed_on_error():
+        body = sent if isinstance(sent, PredictBody) else _of_image(call.target, sent, request)
     if body.stream:
         return await _stream(parts, call, body, request)
     with call:
@@ -50,9 +52,22 @@ async def predict_many(body: ManyBody, request: Request, parts: PartsDep) -> Res
             param="requests" if body.requests else "tasks",
         )
     asked = [_Asked(entry) for entry in entries]
-    results = await unless_disconnected(request.receive, _predict_all(parts, asked))
+    results = await unless_disconnected(request.receive, _predict_all(parts.remembering(), asked))
     widest = max(one.call.step_adapters if one.call else 1 for one in asked)
     return JSONResponse({"results": results}, headers={STEP_ADAPTERS: str(widest)})
+
+
+def _of_image(target: Target, image: bytes, request: Request) -> PredictBody:
+    """A body that is an image, as if it had come as JSON. Raises InvalidRequestError where none is taken."""
+    if target.task_type != "image-classification":
+        raise InvalidRequestError(NOT_AN_OBJECT)
+    kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
+    if kind != RAW and not kind.startswith("image/"):
+        raise InvalidRequestError(
+            f"a body is JSON or an image: {kind!r} is neither application/json nor image/... nor {RAW}",
+            param="content-type",
+        )
+    return PredictBody(inputs=image)
 
 
 async def _predict_one(parts: Parts, call: Call, body: PredictBody) -> Any:

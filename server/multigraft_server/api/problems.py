@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _TYPE_TAG = re.compile(r"str|int|float|bool|constrained-\w+|\w+\[.*\]|[A-Z]\w*")
 
+NOT_AN_OBJECT = "the body must be a JSON object, sent as application/json"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -140,9 +142,9 @@ def _from_validation(error: RequestValidationError) -> errors.MultigraftError:
     place, *path = problem["loc"]
     if problem["type"] == "json_invalid":
         return errors.InvalidRequestError(f"the body is not JSON: {problem['ctx']['error']}")
-    if place == "body" and not path and problem["type"] != "value_error":
-        return errors.InvalidRequestError("the body must be a JSON object, sent as application/json")
     param = _field(path)
+    if place == "body" and not param and problem["type"] != "value_error":
+        return errors.InvalidRequestError(NOT_AN_OBJECT)
     if problem["type"] == "extra_forbidden":
         return errors.InvalidRequestError(f"there is no field {param!r}", param=param)
     # A field of several possible types has one problem for each of them.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from multigraft_adapters.registry import PRODUCTION
 
@@ -27,6 +28,21 @@ class PredictBody(Body):
     inputs: Any
     parameters: dict[str, Any] | None = None
     stream: bool | None = None
+
+
+def _kind_of_body(body: Any) -> str:
+    return "Image" if isinstance(body, bytes) else "Json"  # bytes are what is not sent as JSON
+
+
+RAW = "application/octet-stream"
+Predicted = Annotated[
+    Annotated[PredictBody, Tag("Json")] | Annotated[bytes, SkipJsonSchema(), Tag("Image")],
+    Discriminator(_kind_of_body),
+]
+"""The payload, or an image as it is."""
+IMAGE_CONTENT = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_AS_BODY = {"requestBody": {"content": {"image/*": IMAGE_CONTENT, RAW: IMAGE_CONTENT}}}
+"""What the description of a route adds that takes an image as its body."""
 
 
 class Entry(Body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,8 +10,8 @@ from pydantic import Field
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.heads.classification import LabelScore, decode_classification
 from multigraft_adapters.manifest import Activation, Manifest, Share
-from multigraft_server.answers import Answer, read_pooled
-from multigraft_server.calls import Call
+from multigraft_server.answers import Answer, Values, read_pooled
+from multigraft_server.calls import Call, Target
 from multigraft_server.engine.requests import PoolingParams
 from multigraft_server.parts import Parts
 from multigraft_server.predictions.base import (
@@ -44,24 +44,33 @@ class ClassificationPredictor:
         rows = await parts.tokeniser.texts(texts)
         for tokens in rows:
             parts.router.check_input_length(call.target, len(tokens.ids))
-        assert call.target.version is not None  # predictors serve tasks only
-        manifest = call.target.version.manifest
-        thresholds = _thresholds(manifest, chosen)
+        labels = label_reader(call.target, chosen, chosen.top_k)
 
         async def read(answers: Sequence[Answer]) -> list[list[LabelScore]]:
-            return [
-                decode_classification(
-                    logits,
-                    manifest.id2label or {},
-                    manifest.head.activation,
-                    function_to_apply=chosen.function_to_apply,
-                    top_k=chosen.top_k,
-                    thresholds=thresholds,
-                )
-                for logits in await read_pooled(answers)
-            ]
+            return [labels(logits) for logits in await read_pooled(answers)]
 
         return Prepared([(tokens, PoolingParams("head")) for tokens in rows], read)
+
+
+def label_reader(
+    target: Target, chosen: ClassificationParameters, top_k: int | None
+) -> Callable[[Values], list[LabelScore]]:
+    """From the logits (labels,) of a row to its labels, best first, as a classification was asked for."""
+    assert target.version is not None  # predictors serve tasks only
+    manifest = target.version.manifest
+    thresholds = _thresholds(manifest, chosen)
+
+    def labels(logits: Values) -> list[LabelScore]:
+        return decode_classification(
+            logits,
+            manifest.id2label or {},
+            manifest.head.activation,
+            function_to_apply=chosen.function_to_apply,
+            top_k=top_k,
+            thresholds=thresholds,
+        )
+
+    return labels
 
 
 def _thresholds(manifest: Manifest, chosen: ClassificationParameters) -> Mapping[str, float] | None:
