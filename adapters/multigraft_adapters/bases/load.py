@@ -32,8 +32,9 @@ LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A loaded, frozen base: the bare backbone, the output head of a decoder, and what reads its inputs: a tokenizer
-    or, for a base of images, their processor.
+    """A loaded, frozen base: the bare backbone, the output head of a decoder, and what reads its inputs.
+
+    That is a tokenizer or, on a base of images, their processor.
     """
 
     spec: BaseSpec
