@@ -26,6 +26,7 @@ from multigraft_server.predictions import PREDICTORS
 from multigraft_server.settings import ServerSettings
 from multigraft_training.demo.show import next_steps
 from multigraft_training.recipe import Recipe
+from multigraft_training.recipe_methods import METHOD_PARTS
 from tests.house.tree import ROOT
 
 COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"][
@@ -62,7 +63,21 @@ def test_settings_md_names_every_setting() -> None:
 def test_training_md_names_every_field_of_a_recipe() -> None:
     fields = set(fields_of(Recipe))
     assert len(fields) > 10
-    assert {name for name in rows("training.md") if not name.startswith("text-")} == fields
+    of_methods = {f"{name}.{field}" for name, part in METHOD_PARTS.items() for field in part.model_fields}
+    names = {f"{name}.name" for name in METHOD_PARTS}
+    documented = {name for name in rows("training.md") if not name.startswith("text-")}
+    assert documented == fields | set(METHOD_PARTS) | of_methods - names
+
+
+@pytest.mark.parametrize("method", METHOD_PARTS)
+def test_training_md_has_each_methods_usual_learning_rate_and_defaults(method: str) -> None:
+    table = page("training.md").split("| name | trains")[1].split("\n\n")[0]
+    rate = re.search(rf"^\| `{method}` \| .* \| (\S+) \|$", table, re.MULTILINE)
+    assert rate and float(rate[1]) == METHOD_PARTS[method].usual_learning_rate
+    for name, field in METHOD_PARTS[method].model_fields.items():
+        if isinstance(field.default, bool | float | int | str) and name != "name":
+            shown = rows("training.md")[f"{method}.{name}"].strip("`")
+            assert shown == str(field.default).lower().removesuffix(".0"), name
 
 
 def test_http_md_names_every_route() -> None:

@@ -9,6 +9,7 @@ import pytest
 import multigraft_training
 from multigraft_adapters.errors import InvalidRecipeError
 from multigraft_training.recipe import Recipe, read_recipe
+from multigraft_training.recipe_methods import METHOD_PARTS, LoraPart
 
 TRAINING_DIR = Path(multigraft_training.__file__).parent.parent
 SHIPPED = sorted(TRAINING_DIR.rglob("*.yaml"))
@@ -42,6 +43,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
 
 def test_a_short_recipe_gets_the_defaults(folder: Path) -> None:
     recipe = read(folder, GOOD)
+    assert isinstance(recipe.method, LoraPart)
     assert (recipe.method.name, recipe.method.rank, recipe.method.targets) == ("lora", 8, "all-linear")
     assert (recipe.objective.name, recipe.training.seed, recipe.training.early_stopping) == ("supervised", 0, 2)
 
@@ -108,6 +110,7 @@ def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_overrides_set_fields_with_dots(folder: Path) -> None:
     recipe = read(folder, GOOD, "training.epochs=7", "method.targets=[q_proj, v_proj]", "output=elsewhere")
+    assert isinstance(recipe.method, LoraPart)
     assert (recipe.training.epochs, recipe.method.targets, recipe.output) == (7, ["q_proj", "v_proj"], "elsewhere")
 
 
@@ -145,6 +148,40 @@ def test_a_prompt_is_for_generation_only(folder: Path) -> None:
         "override 'task.prompt=Be brief.': task.prompt: only a text-generation task has a prompt"
     ]
     assert read(folder, GOOD, "task.type=text-generation", "task.prompt=Be brief.").task.prompt == "Be brief."
+
+
+WRONG_METHODS = {
+    "name: lara": "method.name: the methods are lora, ia3, bottleneck, prefix, prompt, p-tuning, not 'lara'",
+    "name: ia3, rank: 4": "method.rank: unknown field; known: name, targets, feedforward",
+    "name: bottleneck, reduction_facto: 8": "method.reduction_facto: unknown field; did you mean",
+    "name: bottleneck, scaling: true": "method.scaling: must be a number above 0, or learned",
+    "name: bottleneck, placement: houlsbi": "method.placement: Input should be 'houlsby'",
+    "name: bottleneck, bottleneck_size: 8, reduction_factor: 4": "method.bottleneck_size: give either it or",
+    "name: bottleneck, placement: parallel, ln_before: true": "method.ln_before: a parallel adapter reads",
+    "name: prefix, encoder_hidden_size: 8": "method.encoder_hidden_size: is of the projection, and projection is",
+    "name: prefix, virtual_tokens: 0": "method.virtual_tokens: Input should be greater than or equal to 1",
+    "name: p-tuning, encoder_layers: 2": "method.encoder_layers: is of an encoder lstm, and encoder is mlp",
+    "name: ia3, feedforward: [fc]": "method.feedforward: needs targets, of which it names some",
+    "name: ia3, targets: [q], feedforward: [fc]": "method.feedforward: fc is not among targets",
+    "rank_pattern: {q_proj: 0}": "method.rank_pattern.q_proj: Input should be greater than or equal to 1",
+    "bias: some": "method.bias: Input should be 'none', 'lora_only' or 'all'",
+    "layers: [-1]": "method.layers.0: Input should be greater than or equal to 0",
+}
+
+
+@pytest.mark.parametrize("method", WRONG_METHODS)
+def test_each_method_has_its_own_fields_and_says_with_its_line_what_is_wrong(folder: Path, method: str) -> None:
+    (problem,) = problems(folder, f"{GOOD}method: {{{method}}}\n")
+    assert problem.startswith(f"recipe.yaml:5: {WRONG_METHODS[method]}")
+
+
+@pytest.mark.parametrize("method", METHOD_PARTS)
+def test_a_recipe_without_a_learning_rate_has_its_methods(folder: Path, method: str) -> None:
+    recipe = read(folder, f"{GOOD}method: {{name: {method}}}\n")
+    assert recipe.method.name == method
+    assert recipe.training.learning_rate == METHOD_PARTS[method].usual_learning_rate
+    given = read(folder, f"{GOOD}method: {{name: {method}}}\n", "training.learning_rate=0.25", "training.epochs=9")
+    assert (given.training.learning_rate, given.training.epochs) == (0.25, 9)
 
 
 def test_recipes_are_shipped() -> None:

@@ -31,7 +31,8 @@ from multigraft_training.cli import train as train_command
 from multigraft_training.data import load_dataset
 from multigraft_training.model import load_model
 from multigraft_training.parity import check_reference
-from multigraft_training.recipe import DataPart, MethodPart, TrainingPart
+from multigraft_training.recipe import DataPart, TrainingPart
+from multigraft_training.recipe_methods import LoraPart
 from multigraft_training.tasks import TaskSetup, make_task
 from multigraft_training.trainer import Trainer
 from tests.training.conftest import TinyBase
@@ -175,9 +176,7 @@ def test_the_loss_is_on_the_completion_only(tmp_path: Path, tiny_base: TinyBase)
     base = tiny_base("llama")
     spec = read_spec(base.name, base)
     task = make_task("text-generation", TaskSetup(spec, load_tokenizer(base), 200))
-    model = load_model(
-        base, spec, task, MethodPart(), device=torch.device("cpu"), dtype=torch.float32, longest=200
-    )
+    model = load_model(base, spec, task, LoraPart(), device=torch.device("cpu"), dtype=torch.float32, longest=200)
     data = load_dataset(
         DataPart(train=str(write_jsonl(tmp_path / "train.jsonl", CHAT_ROWS))), "text-generation", seed=0
     )

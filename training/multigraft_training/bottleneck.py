@@ -112,7 +112,7 @@ class BottleneckLinear(nn.Module, BottleneckLayer):
         BottleneckLayer.__init__(self, base_layer)
         self._active_adapter = adapter_name
         self._block_input: list[Tensor] = []
-        self._watched: set[nn.Module] = set()
+        self._watched: dict[nn.Module, Any] = {}
         self.update_layer(adapter_name, config, config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -133,8 +133,8 @@ class BottleneckLinear(nn.Module, BottleneckLayer):
     def watch_input(self, source: nn.Module) -> None:
         """Read the input of the block, whose first linear module `source` is."""
         if source not in self._watched:
-            source.register_forward_pre_hook(lambda module, inputs: self._take_input(inputs[0]))
-            self._watched.add(source)
+            hook = source.register_forward_pre_hook(lambda module, inputs: self._take_input(inputs[0]))
+            self._watched[source] = hook
 
     def _take_input(self, x: Tensor) -> None:
         self._block_input[:] = [x]
@@ -147,8 +147,13 @@ class BottleneckLinear(nn.Module, BottleneckLayer):
             return normed if isinstance(added, float) else module.forward(inputs[0] + added.to(normed.dtype))
 
         if norm not in self._watched:
-            norm.register_forward_hook(hook)
-            self._watched.add(norm)
+            self._watched[norm] = norm.register_forward_hook(hook)
+
+    def let_go(self) -> None:
+        """Leave the other modules alone, for good."""
+        for hook in self._watched.values():
+            hook.remove()
+        self._watched.clear()
 
 
 class BottleneckModel(BaseTuner):
@@ -177,6 +182,13 @@ class BottleneckModel(BaseTuner):
                 name for name, _ in model.named_modules() if feedforward_input(model.config.model_type, name)
             ]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def unload(self) -> Any:
+        """The model as it was before, as PEFT's `unload` gives it."""
+        for module in self.model.modules():
+            if isinstance(module, BottleneckLinear):
+                module.let_go()
+        return super().unload()
 
     def _create_and_replace(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from multigraft_adapters import __version__
 from multigraft_adapters.artifact import MANIFEST_FILE, read_folder, write_folder
 from multigraft_adapters.bases import BaseSpec
 from multigraft_adapters.manifest import BaseRef, Manifest, MethodSpec, Sample, manifest_bytes
+from multigraft_adapters.methods import method_of_peft
 from multigraft_adapters.verify import VerifiedAdapter, verify
 from multigraft_training.examples import Example
+from multigraft_training.model import without_delta
 from multigraft_training.parity import check_reference
 from multigraft_training.tasks import TrainingTask
 
@@ -31,11 +33,10 @@ class RunFacts:
     """What the manifest says of the run."""
 
     spec: BaseSpec
-    method: str
     max_length: int
-    metrics: Mapping[str, float]
     data_hash: str
     seed: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def export(
@@ -52,11 +53,15 @@ def export(
         samples = task.samples(model, examples)
         checked = examples[:NUM_CHECKED]
         expected = [task.outputs(model, example) for example in checked]
-    files[MANIFEST_FILE] = manifest_bytes(_manifest(task, facts, samples))
-    adapter = verify(files, facts.spec)
-    check_reference(model.unload(), task, adapter, checked, expected)
+    adapter = verify({**files, MANIFEST_FILE: manifest_bytes(_manifest(model, task, facts, samples))}, facts.spec)
+    check_reference(without_delta(model), task, adapter, checked, expected)
     write_folder(folder, adapter.files)
     return adapter
+
+
+def check_exportable(model: Any, task: TrainingTask, facts: RunFacts) -> None:
+    """Raises InvalidAdapterError when a model's adapter would be refused, which training cannot mend."""
+    verify({**_peft_files(model), MANIFEST_FILE: manifest_bytes(_manifest(model, task, facts, []))}, facts.spec)
 
 
 def _peft_files(model: Any) -> dict[str, bytes]:
@@ -65,13 +70,15 @@ def _peft_files(model: Any) -> dict[str, bytes]:
         return read_folder(Path(folder))
 
 
-def _manifest(task: TrainingTask, facts: RunFacts, samples: list[Sample]) -> Manifest:
+def _manifest(model: Any, task: TrainingTask, facts: RunFacts, samples: list[Sample]) -> Manifest:
+    method = method_of_peft(model.active_peft_config.peft_type.value)
+    assert method is not None
     return Manifest(
         **task.manifest_fields(),
         max_length=facts.max_length,
         base=BaseRef(id=facts.spec.name, fingerprint=facts.spec.fingerprint),
         tokenizer_hash=facts.spec.tokenizer_hash,
-        method=MethodSpec(name=facts.method),
+        method=MethodSpec(name=method.name),
         metrics=dict(facts.metrics),
         data_hash=facts.data_hash,
         seed=facts.seed,

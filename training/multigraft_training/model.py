@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, PromptTuningConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
 from multigraft_adapters.bases import BaseSpec
 from multigraft_adapters.bases.load import LOCAL_ONLY
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.errors import UnsupportedBaseError
-from multigraft_training.methods import peft_config
-from multigraft_training.recipe import MethodPart
+from multigraft_training.bottleneck import BottleneckLinear
+from multigraft_training.methods import Surroundings, peft_config
+from multigraft_training.recipe_methods import MethodPart
 from multigraft_training.tasks import TrainingTask
 
 EAGER_UP_TO = 256
@@ -35,7 +37,7 @@ def load_model(
     """The PEFT model to train: the base in `dtype`, delta and head in fp32, begun from torch's random state.
 
     `longest` is the longest example in tokens. Raises UnsupportedBaseError when the task needs a part that the
-    base has no weights for, ValueError as `methods.target_names` does.
+    base has no weights for, ValueError as `peft_config` does.
     """
     is_short_on_cpu = device.type == "cpu" and longest <= EAGER_UP_TO
     with quiet_transformers():
@@ -49,22 +51,42 @@ def load_model(
             **LOCAL_ONLY,
         )
     _check_missing(info["missing_keys"], spec, task)
-    config = peft_config(
-        method,
-        spec,
+    around = Surroundings(
+        spec=spec,
+        folder=folder,
+        model_config=model.config,
         peft_type=task.peft_type,
         head_modules=task.head_modules,
         is_transposed=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for a property by its old name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        peft_model = get_peft_model(model.to(device), config)
-    # NOTE: PEFT puts the folder's path here; the same training must give the same artifact anywhere.
-    peft_model.peft_config["default"].base_model_name_or_path = spec.name
+    peft_model = _with_delta(model.to(device), peft_config(method, around), spec)
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    return peft_model
+
+
+def without_delta(model: Any) -> Any:
+    """The task's model with the frozen base's own modules in their places; the PEFT model is used up."""
+    base = model.get_base_model()
+    # NOTE: PEFT's own unload of (IA)3 fails beside a head of several modules.
+    layers = [(path, layer) for path, layer in base.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for path, layer in layers:
+        if isinstance(layer, BottleneckLinear):
+            layer.let_go()
+        base.set_submodule(path, layer.get_base_layer())
+    return base
+
+
+def _with_delta(model: Any, config: PeftConfig, spec: BaseSpec) -> Any:
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property by its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        peft_model = get_peft_model(model, config)
+    # NOTE: PEFT keeps the folder's path here; the same training must give the same artifact anywhere.
+    config.base_model_name_or_path = spec.name
+    if isinstance(config, PromptTuningConfig) and config.tokenizer_name_or_path:
+        config.tokenizer_name_or_path = spec.name
     return peft_model
 
 

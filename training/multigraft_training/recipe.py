@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -14,10 +14,10 @@ from pydantic_core import ErrorDetails
 from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
 from multigraft_adapters.registry.names import check_task_name
 from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
+from multigraft_training.recipe_methods import METHOD_PARTS, UNKNOWN_METHOD, LoraPart, MethodPart
 
 RecipeTaskType = Literal["text-classification", "text-generation"]
 Precision = Literal["auto", "bfloat16", "float32"]
-ALL_LINEAR = "all-linear"
 DATA_FIELDS = ("train", "validation", "test", "unlabelled")
 
 
@@ -69,26 +69,6 @@ class DataPart(_Part):
         return unlabelled
 
 
-class MethodPart(_Part):
-    """The delta. `targets` are names of the base's linear modules, such as q_proj."""
-
-    name: Literal["lora"] = "lora"
-    rank: int = Field(default=8, ge=1, le=256)
-    alpha: float = Field(default=16, gt=0, allow_inf_nan=False)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    rslora: bool = False
-    targets: str | list[str] = ALL_LINEAR
-
-    @field_validator("targets", mode="plain")
-    @classmethod
-    def _are_module_names(cls, targets: Any) -> str | list[str]:
-        if targets == ALL_LINEAR:
-            return ALL_LINEAR
-        if isinstance(targets, list) and targets and all(isinstance(name, str) and name for name in targets):
-            return list(targets)
-        raise ValueError(f"must be {ALL_LINEAR} or a list of module names")
-
-
 class ObjectivePart(_Part):
     """What the loss is made of."""
 
@@ -101,7 +81,7 @@ class TrainingPart(_Part):
     A step takes examples of together `batch_tokens` tokens, `micro_batch_tokens` (padding counted) at a time.
     `warmup` is the share of all steps in which the learning rate rises; it falls to 0 after. `early_stopping`
     is the number of epochs without a better validation score after which training ends; null never ends it.
-    `max_length` is in tokens, null is the base's own.
+    `max_length` is in tokens, null is the base's own. A recipe without a learning rate has its method's.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -123,7 +103,7 @@ class Recipe(_Part):
     base: str = Field(min_length=1)
     task: TaskPart
     data: DataPart
-    method: MethodPart = Field(default_factory=MethodPart)
+    method: MethodPart = Field(default_factory=LoraPart)
     objective: ObjectivePart = Field(default_factory=ObjectivePart)
     training: TrainingPart = Field(default_factory=TrainingPart)
     output: str = Field(min_length=1)
@@ -135,10 +115,10 @@ class RecipeSource:
 
     document: RecipeDocument
 
-    def error(self, field: str, problem: str) -> InvalidRecipeError:
+    def error(self, field: str, *problems: str) -> InvalidRecipeError:
         """The error for one field, given with dots."""
         place = self.document.place(tuple(field.split(".")))
-        return InvalidRecipeError("the recipe cannot be run", [f"{place}: {field}: {problem}"])
+        return InvalidRecipeError("the recipe cannot be run", [f"{place}: {field}: {one}" for one in problems])
 
 
 def read_recipe(file: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, RecipeSource]:
@@ -158,7 +138,15 @@ def read_recipe(file: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Reci
             problems += [_problem(document, detail) for detail in error.errors()]
     if problems or recipe is None or document is None:
         raise InvalidRecipeError("the recipe cannot be run", sorted(problems, key=_by_line))
-    return recipe, RecipeSource(document)
+    return _with_usual_rate(recipe), RecipeSource(document)
+
+
+def _with_usual_rate(recipe: Recipe) -> Recipe:
+    """The recipe with its method's learning rate, where it gives none."""
+    if "learning_rate" in recipe.training.model_fields_set:
+        return recipe
+    training = recipe.training.model_copy(update={"learning_rate": recipe.method.usual_learning_rate})
+    return recipe.model_copy(update={"training": training})
 
 
 def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
@@ -179,25 +167,37 @@ def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
 
 
 def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
-    path = tuple(str(part) for part in detail["loc"])
+    part, path = _part_at(tuple(str(key) for key in detail["loc"]))
     reason = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        reason = "unknown field" + _hint(path)
+        reason = "unknown field" + _hint(part, path[-1])
     elif detail["type"] == "missing":
         reason = "is missing"
+    elif detail["type"] == UNKNOWN_METHOD:
+        path = (*path, "name")
+        reason = f"{reason}, not {detail['input']['name']!r}"
     elif detail["type"] != "value_error":
         reason += f" (it is {detail['input']!r})"
+    elif reason.partition(": ")[0] in part.model_fields:
+        # What fields say together is told of the one that the message begins with.
+        field, _, reason = reason.partition(": ")
+        path = (*path, field)
     return f"{document.place(path)}: {'.'.join(path)}: {reason}"
 
 
-def _hint(path: FieldPath) -> str:
+def _part_at(place: FieldPath) -> tuple[type[BaseModel], FieldPath]:
+    """The part of the recipe that holds what pydantic found at `place`, and its path in the file."""
+    if place[:1] == ("method",) and place[1:]:
+        # pydantic puts the method's name into the path.
+        return METHOD_PARTS[place[1]], (place[0], *place[2:])
+    annotation = Recipe.model_fields[place[0]].annotation if place[1:] else Recipe
+    assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation, place
+
+
+def _hint(part: type[BaseModel], field: str) -> str:
     """The fields that exist where the unknown one stands."""
-    part: type[BaseModel] = Recipe
-    for key in path[:-1]:
-        annotation = part.model_fields[key].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        part = annotation
-    close = difflib.get_close_matches(path[-1], part.model_fields, n=1)
+    close = difflib.get_close_matches(field, part.model_fields, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(part.model_fields)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from multigraft_adapters.bases import (
     resolve_base,
 )
 from multigraft_adapters.bases.resolve import base_display_name
-from multigraft_adapters.errors import InvalidDataError
+from multigraft_adapters.errors import InvalidAdapterError, InvalidDataError
 from multigraft_training.batches import Encoded
 from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
-from multigraft_training.export import RunFacts, export
+from multigraft_training.export import RunFacts, check_exportable, export
 from multigraft_training.model import load_model
 from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.report import Report
@@ -61,6 +61,13 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     dtype = pick_dtype(recipe.training.precision, device)
     torch.manual_seed(recipe.training.seed)
     model = _model(recipe, source, spec, folder, task, device, dtype, max(e.num_tokens for e in train))
+    facts = RunFacts(
+        spec=spec,
+        max_length=_max_length(recipe, source, spec),
+        data_hash=dataset.content_hash,
+        seed=recipe.training.seed,
+    )
+    _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
     trainer = Trainer(model, task, recipe.training, pad_id=pad_token_id(load_tokenizer(folder)), dtype=dtype)
     fit = trainer.fit(train, validation, report)
@@ -68,15 +75,9 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
         report.note("no test split: the metrics are those of the validation split")
     metrics = fit.best.metrics if test is None else trainer.evaluate(test)
 
-    facts = RunFacts(
-        spec=spec,
-        method=recipe.method.name,
-        max_length=_max_length(recipe, source, spec),
-        metrics=metrics,
-        data_hash=dataset.content_hash,
-        seed=recipe.training.seed,
+    adapter = export(
+        model, task, replace(facts, metrics=metrics), dataset.test or dataset.validation, output / "adapter"
     )
-    adapter = export(model, task, facts, dataset.test or dataset.validation, output / "adapter")
     _write_json(output / "config.json", recipe.model_dump(mode="json"))
     _write_json(output / "metrics.json", metrics)
     _write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
@@ -95,10 +96,25 @@ def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, da
 
 
 def _max_length(recipe: Recipe, source: RecipeSource, spec: BaseSpec) -> int:
+    """The tokens that an example may have: virtual tokens take theirs of the base's."""
+    virtual = recipe.method.num_virtual_tokens
+    room = spec.max_length - virtual
+    if room < 1:
+        raise source.error("method.virtual_tokens", f"{virtual} leave no room in the base's {spec.max_length}")
     wanted = recipe.training.max_length
-    if wanted is not None and wanted > spec.max_length:
-        raise source.error("training.max_length", f"{wanted} is more than the base's {spec.max_length} tokens")
-    return wanted or spec.max_length
+    if wanted is not None and wanted > room:
+        less = f" less {virtual} virtual ones" if virtual else ""
+        raise source.error(
+            "training.max_length", f"{wanted} is more than the base's {spec.max_length} tokens{less}"
+        )
+    return wanted or room
+
+
+def _check_exportable(model: Any, task: TrainingTask, facts: RunFacts, source: RecipeSource) -> None:
+    try:
+        check_exportable(model, task, facts)
+    except InvalidAdapterError as error:
+        raise source.error("method", *error.problems) from error
 
 
 def _encode(split: str, examples: Sequence[Example], task: TrainingTask, report: Report) -> list[Encoded]:
@@ -130,7 +146,9 @@ def _model(
     try:
         return load_model(folder, spec, task, recipe.method, device=device, dtype=dtype, longest=longest)
     except ValueError as error:
-        raise source.error("method.targets", str(error)) from error
+        field, _, problem = str(error).partition(": ")
+        is_field = field in type(recipe.method).model_fields
+        raise source.error(*((f"method.{field}", problem) if is_field else ("method", str(error)))) from error
 
 
 def _summary(

@@ -23,7 +23,7 @@ from multigraft_adapters.methods.lora_config import read_settings
 from multigraft_adapters.methods.method import METHODS, Delta, Method, get_method, method_of_peft, register
 from multigraft_adapters.methods.prefix import PrefixDelta, check_prefix, read_prefix
 from multigraft_adapters.methods.prompt import PromptDelta, check_prompt, read_prompt
-from multigraft_adapters.methods.reference import applied
+from multigraft_adapters.methods.reference import applied, compute
 from multigraft_adapters.methods.virtual import describe_virtual, long_names, virtual_tokens
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "applied",
     "apply_bottleneck",
     "apply_lora",
+    "compute",
     "get_method",
     "method_of_peft",
     "register",

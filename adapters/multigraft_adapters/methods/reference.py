@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+
+from multigraft_adapters.methods.prefix import PrefixDelta
+from multigraft_adapters.methods.prompt import PromptDelta
 
 
 @runtime_checkable
@@ -26,7 +31,7 @@ def applied(backbone: nn.Module, delta: object) -> Iterator[None]:
     """Let a bare, unwrapped backbone compute with a delta at its modules; a delta that changes more than what the
     modules compute has a method `attach` of its own.
 
-    Raises TypeError for a delta of another kind: virtual tokens are part of the input.
+    Raises TypeError for a delta of another kind: virtual tokens are part of the input, which `compute` knows.
     """
     if not isinstance(delta, ModuleDelta):
         raise TypeError(f"{type(delta).__name__} is not a delta at modules")
@@ -37,6 +42,39 @@ def applied(backbone: nn.Module, delta: object) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def compute(backbone: nn.Module, delta: object, inputs: Mapping[str, Tensor]) -> Any:
+    """What a bare backbone answers with a delta of any method: transformers' output object.
+
+    `inputs` are those of one sequence without padding, each (1, tokens): input_ids, and token_type_ids where the
+    backbone takes them. With prompt tuning the states are also those of the virtual tokens, before the others.
+    """
+    ids = inputs["input_ids"]
+    given: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "token_type_ids") if name in inputs}
+    if isinstance(delta, PromptDelta):
+        given = _with_prompt(backbone, delta, given)
+    elif isinstance(delta, PrefixDelta):
+        given["past_key_values"] = _prefix_cache(backbone, delta, ids.device)
+    else:
+        with applied(backbone, delta):
+            return backbone(**given, attention_mask=torch.ones_like(ids))
+    count = len(delta.embeddings if isinstance(delta, PromptDelta) else delta.states)
+    return backbone(**given, attention_mask=ids.new_ones(1, count + ids.shape[1]))
+
+
+def _with_prompt(backbone: nn.Module, delta: PromptDelta, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    embed = cast(Any, backbone).get_input_embeddings()
+    inputs = {"inputs_embeds": delta.before(embed(given["input_ids"])[0])[None]}
+    if "token_type_ids" in given:
+        inputs["token_type_ids"] = nn.functional.pad(given["token_type_ids"], (len(delta.embeddings), 0))
+    return inputs
+
+
+def _prefix_cache(backbone: nn.Module, delta: PrefixDelta, device: torch.device) -> DynamicCache:
+    dtype = next(backbone.parameters()).dtype
+    keys, values = delta.keys_and_values().to(device, dtype)
+    return DynamicCache([(key[None], value[None]) for key, value in zip(keys, values, strict=True)])
 
 
 def _attach(backbone: nn.Module, delta: ModuleDelta) -> list[Any]:

@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from multigraft_adapters.bases.families import traits_of
+from multigraft_adapters.errors import UnsupportedBaseError
 from multigraft_adapters.heads import LinearHead, decode_classification
-from multigraft_adapters.manifest import Sample
+from multigraft_adapters.manifest import Pooling, Sample
+from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch, Encoded, make_batch
 from multigraft_training.evaluate import classification_metrics
@@ -31,7 +33,11 @@ class ClassificationTask:
     def __init__(self, setup: TaskSetup) -> None:
         self._setup = setup
         self._ids = {label: index for index, label in enumerate(setup.labels)}
-        self.head_modules: tuple[str, ...] = ("classifier",) if setup.spec.family == "encoder" else ("score",)
+        layout = setup.spec.heads.get("text-classification")
+        if layout is None:
+            raise UnsupportedBaseError(f"transformers has no text classifier of type {setup.spec.model_type!r}")
+        paths = (layout.output_tensors | layout.hidden_tensors).values()
+        self.head_modules: tuple[str, ...] = tuple(sorted({path.partition(".")[0] for path in paths}))
 
     @property
     def model_arguments(self) -> Mapping[str, Any]:
@@ -96,17 +102,25 @@ class ClassificationTask:
         return logits[0].float().cpu()
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
-        batch = self._batch(model, example)
-        states = model.base_model(**batch.inputs())
-        pooled = states.pooler_output if adapter.head.spec.pooling == "pooler" else states.last_hidden_state[:, -1]
-        assert isinstance(adapter.head, LinearHead)
-        return adapter.head.to(pooled.device).forward(pooled)[0].cpu()
+        output = compute(model.base_model, adapter.delta, self._batch(model, example).inputs())
+        assert isinstance(adapter.head, LinearHead) and adapter.head.spec.pooling is not None
+        state = pooled(output, adapter.head.spec.pooling)
+        return adapter.head.to(state.device).forward(state[None])[0].cpu()
 
     def _batch(self, model: Any, example: Example) -> Batch:
         return make_batch([self.encode(example)], pad_token_id(self._setup.tokenizer), model.device)
 
     def _labels(self) -> dict[int, str]:
         return dict(enumerate(self._setup.labels))
+
+
+def pooled(output: Any, pooling: Pooling) -> Tensor:
+    """The state (hidden,) that a head reads of a backbone's output for one sequence."""
+    if pooling == "pooler":
+        state: Tensor = output.pooler_output[0]
+        return state
+    states: Tensor = output.last_hidden_state[0]
+    return states.mean(dim=0) if pooling == "mean" else states[0 if pooling == "cls" else -1]
 
 
 def pad_token_id(tokenizer: Any) -> int:

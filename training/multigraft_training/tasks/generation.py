@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from multigraft_adapters.errors import InvalidDataError, UnsupportedBaseError
 from multigraft_adapters.manifest import Sample
+from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import IGNORED, Batch, Encoded, make_batch
 from multigraft_training.evaluate import generation_metrics
@@ -48,13 +50,17 @@ class GenerationTask:
         return Encoded(tokens[:limit], targets[:limit], is_cut=len(tokens) > limit)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        causal = model.get_base_model()
-        states = causal.base_model(**batch.inputs(), use_cache=False).last_hidden_state  # (rows, length, hidden)
         targets = batch.targets[:, 1:]
         is_learnt = targets != IGNORED
-        # NOTE: the vocabulary is the widest layer; only the positions that are learnt need it.
-        logits = causal.get_output_embeddings()(states[:, :-1][is_learnt]).float()  # (targets, vocabulary)
-        return torch.nn.functional.cross_entropy(logits, targets[is_learnt], reduction="sum")
+        if model.active_peft_config.is_prompt_learning:
+            # Virtual tokens come before the text's, with states of their own or without.
+            logits = model(**batch.inputs()).logits[:, -batch.targets.shape[1] : -1][is_learnt]
+        else:
+            causal = model.get_base_model()
+            states = causal.base_model(**batch.inputs(), use_cache=False).last_hidden_state[:, :-1]
+            # NOTE: the vocabulary is the widest layer; only the positions that are learnt need it.
+            logits = causal.get_output_embeddings()(states[is_learnt])  # (targets, vocabulary)
+        return torch.nn.functional.cross_entropy(logits.float(), targets[is_learnt], reduction="sum")
 
     def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
         summed = sum(self.loss(model, batch).item() for batch in batches)
@@ -78,7 +84,7 @@ class GenerationTask:
         return logits[0, -1].float().cpu()
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
-        states = model.base_model(**self._prompt_batch(model, example).inputs(), use_cache=False)
+        states = compute(model.base_model, adapter.delta, self._prompt_batch(model, example).inputs())
         last = adapter.head.forward(states.last_hidden_state[:, -1])
         logits: Tensor = model.get_output_embeddings()(last)
         return logits[0].float().cpu()
@@ -142,7 +148,10 @@ class GenerationTask:
             eos_token_id=model.generation_config.eos_token_id,
             pad_token_id=pad_token_id(tokenizer),
         )
-        tokens = model.generate(**batch.inputs(), generation_config=greedy)[0, batch.input_ids.shape[1] :]
+        with warnings.catch_warnings():
+            # transformers 5.23 always gives them; with virtual tokens PEFT counts for itself.
+            warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
+            tokens = model.generate(**batch.inputs(), generation_config=greedy)[0, batch.input_ids.shape[1] :]
         answer = tokenizer.decode(tokens, skip_special_tokens=True)
         return Sample(
             inputs=self._prompt(example),

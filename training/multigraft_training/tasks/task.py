@@ -71,6 +71,6 @@ class TrainingTask(Protocol):
         ...
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
-        """The same from the frozen base, to whose targets the caller has applied the adapter's delta, and
-        from the adapter's own head, (n,) fp32."""
+        """The same by the reference apply of the adapter's method on the frozen base of `model`, and from the
+        adapter's own head, (n,) fp32."""
         ...
