@@ -27,6 +27,7 @@ from multigraft_adapters.artifact import (
 )
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.completion import Draft
+from multigraft_adapters.copies import take_copies
 from multigraft_adapters.declaration import TaskDeclaration, parse_declaration
 from multigraft_adapters.errors import AdapterLoadError, IntegrityError, InvalidAdapterError
 from multigraft_adapters.heads import HEAD_KINDS, Head, HeadKind
@@ -86,6 +87,7 @@ def verify(
     """
     problems = check_files(files, limits)
     parts = _read_parts(files, limits, problems)
+    _leave_out_copies(parts, spec, problems)
     draft = Draft(parts.manifest, problems)
     if declaration is not None:
         draft.declare(declaration)
@@ -167,6 +169,12 @@ def _read_parts(files: Mapping[str, bytes], limits: Limits, problems: list[str])
     if method is not None and tensors is not None:
         tensors = method.normalise(tensors)
     return _Parts(config, manifest, entries, tensors, method)
+
+
+def _leave_out_copies(parts: _Parts, spec: BaseSpec, problems: list[str]) -> None:
+    if parts.tensors is not None and parts.entries is not None:
+        copies = take_copies(parts.tensors, spec, problems)
+        parts.entries = [entry for entry in parts.entries if entry.name not in copies]
 
 
 def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method | None:

@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a missing tensor": ({}, {SCALE_OF_UP: None}, "missing tensors: 'model.layers.1.mlp.up_proj.ia3_l'"),
     "a wrong shape": ({}, {SCALE_OF_UP: torch.ones(8)}, "[8] (not [1, 8])"),
     "LoRA's tensors": ({}, {SCALE_OF_UP.replace("ia3_l", "lora_A.weight"): torch.ones(2, 8)}, "nothing uses"),
-    "a scaled head": ({}, {"base_model.model.lm_head.ia3_l": torch.ones(32, 1)}, "not of a linear module"),
+    "a scaled head": ({}, {"base_model.model.lm_head.ia3_l": torch.ones(32, 1)}, "not of a target"),
 }
 
 

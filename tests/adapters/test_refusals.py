@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a layer that the base has not": (
         lambda p: p.tensors.update({A_OF_Q.replace("layers.0", "layers.7"): torch.ones(2, 8)}),
-        "not of a linear module in the base's backbone",
+        "not of a target in the base",
     ),
     "a wrong width": (lambda p: p.tensors.update({A_OF_Q: torch.ones(2, 9)}), "lora_A.weight [2, 9] (not [2, 8])"),
     "a wrong rank": (lambda p: p.tensors.update({A_OF_Q: torch.ones(3, 8)}), "lora_A.weight [3, 8] (not [2, 8])"),

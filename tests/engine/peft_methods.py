@@ -45,7 +45,25 @@ FEEDFORWARD = dict.fromkeys(LLAMA_LIKE, ["down_proj"]) | {
     "distilbert": ["lin2"],
     "modernbert": ["mlp.Wo"],
 }
+EMBEDDINGS = dict.fromkeys(LLAMA_LIKE, ["embed_tokens"]) | {
+    "gpt2": ["wte", "wpe"],
+    "bert": ["word_embeddings", "position_embeddings", "token_type_embeddings"],
+    "roberta": ["word_embeddings", "position_embeddings"],
+    "distilbert": ["word_embeddings"],
+    "modernbert": ["tok_embeddings"],
+}
 FAMILIES = tuple(ATTENTION)
+DECODERS = (*LLAMA_LIKE, "gpt2")
+UNHARMED = (
+    "Model has `tie_word_embeddings",
+    "You have requested `ensure_weight_tying",
+    "Setting `save_embedding_layers`",
+    # GPT-2's output head is no Conv1D.
+    "fan_in_fan_out is set to True",
+)
+"""What PEFT warns of where LoRA is on embeddings or the output head."""
+TIED = ("gemma", "gemma2", "gemma3_text", "gpt2")
+"""Their tiny bases' output heads have the weight of the embeddings, the others' one of their own."""
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
 WITH_BIASES = ("qwen2", "gpt2", "bert", "roberta", "distilbert")
 WITH_PREFIX = tuple(family for family in FAMILIES if family not in ("distilbert", "modernbert"))
@@ -77,6 +95,16 @@ def _lora(family: str, task_type: str, **values: Any) -> PeftConfig:
         "fan_in_fan_out": family == "gpt2",
     }
     return LoraConfig(task_type=task_type, **(defaults | values))
+
+
+def _lora_on_embeddings(family: str, task_type: str, **values: Any) -> PeftConfig:
+    return _lora(family, task_type, target_modules=ATTENTION[family] + EMBEDDINGS[family], **values)
+
+
+def _lora_on_head(family: str, task_type: str, modules: list[str], **values: Any) -> PeftConfig:
+    """LoRA on attention and, in a model that generates, on these modules."""
+    targets = ATTENTION[family] + (modules if task_type == "CAUSAL_LM" else [])
+    return _lora(family, task_type, target_modules=targets, **values)
 
 
 def _ia3(family: str, task_type: str) -> PeftConfig:
@@ -113,7 +141,20 @@ METHODS: dict[str, MethodCase] = {
     "lora with its targets' biases": MethodCase(
         lambda family, task: _lora(family, task, bias="lora_only", use_dora=True), WITH_BIASES
     ),
-    "lora with all biases": MethodCase(lambda family, task: _lora(family, task, bias="all"), ("qwen2",)),
+    "lora with all biases": MethodCase(lambda family, task: _lora(family, task, bias="all"), WITH_BIASES),
+    "lora on embeddings": MethodCase(_lora_on_embeddings),
+    "dora on embeddings": MethodCase(lambda family, task: _lora_on_embeddings(family, task, use_dora=True)),
+    "lora on the output head": MethodCase(
+        lambda family, task: _lora_on_head(family, task, ["lm_head"], r=7, use_rslora=True), DECODERS
+    ),
+    "dora on embeddings and the output head": MethodCase(
+        lambda family, task: _lora_on_head(family, task, [*EMBEDDINGS[family], "lm_head"], use_dora=True), DECODERS
+    ),
+    "lora on tied embeddings and output head": MethodCase(
+        # PEFT adds the embeddings, and remembers a tie by their name only where that is embed_tokens.
+        lambda family, task: _lora_on_head(family, task, ["lm_head"], ensure_weight_tying=True),
+        TIED,
+    ),
     "ia3": MethodCase(_ia3),
     "bottleneck, houlsby": MethodCase(lambda family, task: _bottleneck(task, placement="houlsby")),
     "bottleneck, pfeiffer": MethodCase(
@@ -201,6 +242,8 @@ def make_peft_adapter(
     with warnings.catch_warnings():
         # PEFT warns of biases of B where the base has none, and again when it saves them.
         warnings.simplefilter("ignore", PeftWarning)
+        for message in UNHARMED:
+            warnings.filterwarnings("ignore", message, UserWarning)
         model = get_peft_model(bare, METHODS[method].config(spec.model_type, task_type)).eval()
         disturb(model, seed)
         model.save_pretrained(str(folder))

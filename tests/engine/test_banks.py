@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from multigraft_adapters.bases import LinearShape
 from multigraft_adapters.methods import Bottleneck, BottleneckDelta, apply_bottleneck
 from multigraft_adapters.methods.lora import LoraPair, apply_lora
 from multigraft_server.engine.banks.bottlenecks import BottleneckBanks, BottleneckPlace
 from multigraft_server.engine.banks.columns import ColumnSpace
+from multigraft_server.engine.banks.embeddings import EmbeddingBanks, EmbeddingPlace
 from multigraft_server.engine.banks.low_rank import (
     ColumnGroup,
     ColumnStep,
     LowRankBank,
+    LowRankBanks,
     plan_columns,
 )
 from multigraft_server.engine.banks.scales import ScaleBank, ScaleBanks, ScalePlace
 from multigraft_server.engine.methods.bottleneck import prepare_bottleneck
 from multigraft_server.engine.methods.frozen import FrozenModules
-from multigraft_server.engine.methods.prepared import Affine, PreparedDelta, PreparedPair, prepare_pair
+from multigraft_server.engine.methods.prepared import (
+    Affine,
+    PreparedDelta,
+    PreparedPair,
+    PreparedTable,
+    prepare_pair,
+)
 from multigraft_server.engine.plan import Group
 
 CPU = torch.device("cpu")
@@ -204,3 +215,42 @@ def test_bottlenecks_of_mixed_sizes_and_activations_equal_the_reference_of_each(
     banks.clear(1)
     banks.clear(3)
     assert [step.activation for step in banks.plan(groups)] == ["gelu", "swish"]
+
+
+def test_only_adapters_with_a_table_take_room_at_an_embedding() -> None:
+    places = {"words": EmbeddingPlace(), "positions": EmbeddingPlace()}
+    banks = EmbeddingBanks(places, CPU)
+    generator = torch.Generator().manual_seed(0)
+    table = PreparedTable(torch.randn(50, 3, generator=generator), torch.randn(3, OUT, generator=generator))
+    banks.write(1, PreparedDelta(low_rank={"here": prepared(make_pair(8, 1), torch.float32)}))
+    assert banks.num_bytes == 0 and not banks.plan([Group(1, 0, 4)])
+    banks.write(2, PreparedDelta(embeddings={"words": table}))
+    assert banks.num_bytes == table.table.nbytes + table.b.nbytes
+
+    ids, embedded = torch.arange(6) * 7, torch.zeros(6, OUT)
+    groups = banks.plan([Group(1, 0, 2), Group(2, 2, 5), Group(3, 5, 6)])
+    for place in places.values():
+        place.add_to(embedded, ids, groups)
+    expected = torch.zeros(6, OUT)
+    expected[2:5] = table.table[ids[2:5]] @ table.b
+    torch.testing.assert_close(embedded, expected)
+    banks.clear(2)
+    assert banks.num_bytes == 0
+
+
+@dataclass
+class LinearPlace:
+    """A place of a low-rank bank, without the module around it."""
+
+    shape: LinearShape = LinearShape(IN, OUT)
+    low_rank: LowRankBank | None = None
+
+
+def test_an_output_heads_bank_has_the_columns_of_those_who_change_it_only() -> None:
+    head = LinearPlace()
+    banks = LowRankBanks({"lm_head": head}, 0, CPU, torch.float32)
+    pair = prepared(make_pair(8, 1), torch.float32)
+    banks.write(1, PreparedDelta(low_rank={"elsewhere": pair}))
+    assert banks.num_bytes == 0 and banks.plan([Group(1, 0, 4)]) is None
+    banks.write(2, PreparedDelta(low_rank={"lm_head": pair, "elsewhere": pair}))
+    assert head.low_rank is not None and head.low_rank.a.shape == (8, IN)

@@ -101,7 +101,7 @@ def by_digest(adapters: list[PeftAdapter]) -> dict[str, VerifiedAdapter]:
 
 
 @pytest.mark.parametrize("family", IN_ONE_BATCH)
-@pytest.mark.parametrize("max_step_tokens", [2048, 48])
+@pytest.mark.parametrize("max_step_tokens", [8192, 64])
 def test_all_methods_in_one_batch_answer_what_peft_answers(
     family: str,
     max_step_tokens: int,
@@ -113,7 +113,7 @@ def test_all_methods_in_one_batch_answer_what_peft_answers(
     everyone = [*adapters, bare_base(tiny_folder(family), family)]
     # Two rows of each, not side by side.
     wanted = list(zip(everyone * 2, prompts(2 * len(everyone)), strict=True))
-    settings = EngineSettings(slots=len(adapters), max_step_tokens=max_step_tokens)
+    settings = EngineSettings(slots=len(adapters), max_step_tokens=max_step_tokens, max_running_rows=64)
     with running_engine(load_tiny(family), by_digest(adapters), settings) as loop:
         ask(loop, [(adapter, [9]) for adapter in everyone])  # all are in host memory now
         outcomes = ask(loop, wanted)

@@ -24,7 +24,7 @@ from multigraft_adapters.bases.fingerprint import fingerprint, read_tensor, stor
 from multigraft_adapters.bases.images import image_processor_hash, load_image_processor
 from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.bases.resolve import base_display_name, resolve_base
-from multigraft_adapters.bases.spec import BaseSpec, HeadLayout, KVLayout, LinearShape
+from multigraft_adapters.bases.spec import OUTPUT_HEAD, BaseSpec, HeadLayout, KVLayout, LinearShape, StoredTensor
 from multigraft_adapters.errors import InvalidRequestError, UnsupportedBaseError
 
 LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
@@ -88,6 +88,11 @@ def read_spec(name: str, folder: Path) -> BaseSpec:
         image=image_shape(config),
         prefix=_prefix_layout(config, traits),
         head_tensors=_head_tensors(folder, heads_of(config)),
+        embeddings=_embeddings(backbone),
+        norms=_norms_with_bias(backbone),
+        output_head=LinearShape(config.hidden_size, config.vocab_size) if traits.family == "decoder" else None,
+        tied_to=_tied_embedding(backbone, traits),
+        stored=_stored_embeddings(folder, backbone, traits),
     )
 
 
@@ -180,6 +185,42 @@ def _linear_targets(backbone: nn.Module) -> dict[str, LinearShape]:
         elif isinstance(module, Conv1D):
             targets[path] = LinearShape(module.nx, module.nf)
     return targets
+
+
+def _embeddings(backbone: nn.Module) -> dict[str, LinearShape]:
+    return {
+        path: LinearShape(module.num_embeddings, module.embedding_dim)
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+
+
+def _norms_with_bias(backbone: nn.Module) -> dict[str, int]:
+    return {
+        path: module.normalized_shape[-1]
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.LayerNorm) and module.bias is not None
+    }
+
+
+def _tied_embedding(backbone: Any, traits: FamilyTraits) -> str | None:
+    if traits.family != "decoder" or not backbone.config.tie_word_embeddings:
+        return None
+    tied = backbone.get_input_embeddings()
+    paths: dict[Any, str] = {module: path for path, module in backbone.named_modules()}
+    return paths[tied]
+
+
+def _stored_embeddings(folder: Path, backbone: nn.Module, traits: FamilyTraits) -> dict[str, StoredTensor]:
+    """Where the weights of embeddings and output head are; the backbone's may be stored under its prefix."""
+    stored = stored_tensors(folder)
+    found: dict[str, StoredTensor] = {}
+    for path in (*_embeddings(backbone), OUTPUT_HEAD):
+        for name in (f"{path}.weight", f"{traits.backbone_prefix}.{path}.weight"):
+            if name in stored:
+                found[path] = StoredTensor(stored[name], name)
+    tied = _tied_embedding(backbone, traits)
+    return found if tied is None or tied not in found else found | {OUTPUT_HEAD: found[tied]}
 
 
 def _kv_layout(config: Any, traits: FamilyTraits) -> KVLayout | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from multigraft_adapters.manifest import Pooling
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Family = Literal["decoder", "encoder"]
+OUTPUT_HEAD = "lm_head"
+"""The path of a decoder's output head, in the task model that has one and wherever a delta names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,20 @@ class LinearShape:
 
     in_features: int
     out_features: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a base's checkpoint holds a tensor."""
+
+    file: Path
+    name: str
+
+    def read(self) -> Tensor:
+        """The tensor as it is stored."""
+        from multigraft_adapters.bases.fingerprint import read_tensor  # imports torch
+
+        return read_tensor(self.file, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +138,11 @@ class BaseSpec:
     type that is not in it has no such model. `prefix` is the layout of the keys and values that may be put before
     a row's, None where its attention takes none. `head_tensors` are, by path, what the base's own checkpoint
     holds of the layers before their outputs: such an adapter need not bring them.
+
+    A delta may also be at `embeddings`, by path, from ids to vectors; at the `norms` that have a bias, by path,
+    each with its number of features; and at the output head of a decoder's generating model, from states to the
+    vocabulary. `tied_to` is the path of the embeddings whose weight the output head has, None where it has one of
+    its own. `stored` says where the weights of embeddings and output head are, by path: some adapters copy them.
     """
 
     name: str
@@ -139,10 +161,18 @@ class BaseSpec:
     image: ImageShape | None = None
     prefix: KVLayout | None = None
     head_tensors: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    embeddings: Mapping[str, LinearShape] = field(default_factory=dict)
+    norms: Mapping[str, int] = field(default_factory=dict)
+    output_head: LinearShape | None = None
+    tied_to: str | None = None
+    stored: Mapping[str, StoredTensor] = field(default_factory=dict, compare=False, repr=False)
 
     def of_task(self, task_type: str) -> BaseSpec:
-        """The base as a task model has it: under its name, and without the pooler where its head reads none."""
+        """The base as a task model has it: under its name, without the pooler where its head reads none, and
+        without the output head where it does not generate."""
         layout = self.heads.get(task_type)
+        if task_type != "text-generation" and self.output_head is not None:
+            return replace(self, output_head=None).of_task(task_type)
         if layout is None:
             return self
         has_pooler = layout.pooling == "pooler"

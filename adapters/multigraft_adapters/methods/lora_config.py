@@ -19,7 +19,7 @@ KEYS = Keys(
     read=frozenset(
         ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
         + ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
-        + ("bias", "lora_bias", "use_dora", "init_lora_weights")
+        + ("bias", "lora_bias", "use_dora", "init_lora_weights", "ensure_weight_tying")
     ),
     ignored=ORIGIN_KEYS.union(
         # of training, or of how the base's weights lie in memory
@@ -31,7 +31,7 @@ KEYS = Keys(
         "alora_invocation_tokens": "activated LoRA is not supported",
         "layer_replication": "replicated layers would change the shared base",
         "target_parameters": "LoRA on bare parameters is not supported",
-        "trainable_token_indices": "trained tokens are not supported",
+        "trainable_token_indices": "trained tokens are not supported; LoRA on the embeddings is",
         "use_qalora": "QALoRA is not supported",
         "use_bdlora": "block-diagonal LoRA is not supported",
         "arrow_config": "Arrow routing is not supported",
@@ -39,7 +39,6 @@ KEYS = Keys(
         "monteclora_config": "MonteCLoRA is not supported",
         "velora_config": "VeLoRA is not supported",
         "megatron_config": "Megatron's layers are not supported",
-        "ensure_weight_tying": "tied adapters are not supported",
     },
 )
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
@@ -57,6 +56,8 @@ class LoraSettings(ModuleSettings):
     has_b_bias: bool
     biases: str
     """Which biases of the base are trained too: none, lora_only (the targets'), all."""
+    tied: bool
+    """Whether the output head has the embeddings' factors, on a base whose head has the embeddings' weight."""
     rank_patterns: tuple[Pattern, ...]
     alpha_patterns: tuple[Pattern, ...]
 
@@ -96,6 +97,7 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
         dora=reader.value("use_dora", False, flag_problem),
         has_b_bias=reader.value("lora_bias", False, flag_problem),
         biases=reader.value("bias", "none", _bias_problem),
+        tied=reader.value("ensure_weight_tying", False, flag_problem),
         targets=reader.targets(),
         excluded=reader.names("exclude_modules"),
         saved=reader.saved_modules(),
@@ -108,6 +110,18 @@ def read_settings(config: Mapping[str, Any], limits: Limits, problems: list[str]
         reader.problem("lora_bias", "PEFT has none with use_dora")
     problems += reader.problems
     return None if reader.problems else settings
+
+
+def describe_lora(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's parameters of a config that is accepted: r, alpha, rslora, targets; dora if it is."""
+    targets = config["target_modules"]
+    variant = {"dora": True} if config.get("use_dora") else {}
+    return variant | {
+        "r": config.get("r") or DEFAULT_RANK,
+        "alpha": config.get("lora_alpha") or DEFAULT_ALPHA,
+        "rslora": config.get("use_rslora") or False,
+        "targets": targets if isinstance(targets, str) else sorted(set(targets)),
+    }
 
 
 def _alpha_problem(value: Any) -> str | None:

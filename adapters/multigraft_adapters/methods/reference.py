@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from multigraft_adapters.bases.spec import OUTPUT_HEAD
 from multigraft_adapters.methods.prefix import PrefixDelta
 from multigraft_adapters.methods.prompt import PromptDelta
 
 
 @runtime_checkable
 class ModuleDelta(Protocol):
-    """A delta at linear modules of the backbone, by path."""
+    """A delta at modules of the backbone, by path, and at the output head."""
 
     @property
     def modules(self) -> Mapping[str, Any]: ...
@@ -27,16 +28,17 @@ class ModuleDelta(Protocol):
 
 
 @contextmanager
-def applied(backbone: nn.Module, delta: object) -> Iterator[None]:
-    """Let a bare, unwrapped backbone compute with a delta at its modules; a delta that changes more than what the
-    modules compute has a method `attach` of its own.
+def applied(backbone: nn.Module, delta: object, lm_head: nn.Module | None = None) -> Iterator[None]:
+    """Let a bare, unwrapped backbone compute with a delta at its modules, and its output head where it is given.
+
+    A delta that changes more than what the modules compute has a method `attach` of its own.
 
     Raises TypeError for a delta of another kind: virtual tokens are part of the input, which `compute` knows.
     """
     if not isinstance(delta, ModuleDelta):
         raise TypeError(f"{type(delta).__name__} is not a delta at modules")
     attach = getattr(delta, "attach", None)
-    hooks = attach(backbone) if attach is not None else _attach(backbone, delta)
+    hooks = attach(backbone) if attach is not None else _attach(backbone, delta, lm_head)
     try:
         yield
     finally:
@@ -77,8 +79,11 @@ def _prefix_cache(backbone: nn.Module, delta: PrefixDelta, device: torch.device)
     return DynamicCache([(key[None], value[None]) for key, value in zip(keys, values, strict=True)])
 
 
-def _attach(backbone: nn.Module, delta: ModuleDelta) -> list[Any]:
-    return [backbone.get_submodule(path).register_forward_hook(_replacing(delta, path)) for path in delta.modules]
+def _attach(backbone: nn.Module, delta: ModuleDelta, lm_head: nn.Module | None) -> list[Any]:
+    modules = {path: backbone.get_submodule(path) for path in delta.modules if path != OUTPUT_HEAD}
+    if lm_head is not None and OUTPUT_HEAD in delta.modules:
+        modules[OUTPUT_HEAD] = lm_head
+    return [module.register_forward_hook(_replacing(delta, path)) for path, module in modules.items()]
 
 
 def _replacing(delta: ModuleDelta, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""The tensors that a PEFT adapter has at the base's linear modules, held against what its config declares."""
+"""The tensors that a PEFT adapter has at the base's modules, held against what its config declares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from multigraft_adapters.artifact import listed
-from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.bases.spec import OUTPUT_HEAD, BaseSpec
 from multigraft_adapters.methods.targets import ModuleSettings
 from multigraft_adapters.tensors_file import PEFT_PREFIX
 
@@ -22,7 +22,8 @@ class TargetTensors:
     by_path: dict[str, dict[str, Tensor]]
 
     def path_in_peft(self, path: str) -> str:
-        return self.root + path
+        """The output head is no part of the backbone."""
+        return path if path == OUTPUT_HEAD else self.root + path
 
     def name(self, path: str, part: str) -> str:
         """A tensor's name as a problem shows it."""
@@ -36,8 +37,7 @@ class TargetTensors:
 def take_tensors(
     tensors: dict[str, Tensor], suffixes: Mapping[str, str], spec: BaseSpec, found: list[str]
 ) -> TargetTensors:
-    """Take the tensors with these suffixes (by part) out of `tensors`; those of no linear module of the backbone
-    are problems."""
+    """Take the tensors with these suffixes (by part) out of `tensors`; those of no target are problems."""
     task_root = f"{spec.backbone_prefix}." if spec.backbone_prefix else ""
     by_path: dict[str, dict[str, Tensor]] = {}
     roots: set[str] = set()
@@ -47,12 +47,12 @@ def take_tensors(
         root = "" if peft_path in spec.targets else task_root
         path = peft_path.removeprefix(root)
         if root + path == peft_path and path in spec.targets:
-            roots.add(root)
+            roots.update({root} if path != OUTPUT_HEAD else ())
             by_path.setdefault(path, {})[part] = tensor
         else:
             strangers.append(name)
     if strangers:
-        found.append(f"not of a linear module in the base's backbone: {listed(sorted(strangers))}")
+        found.append(f"not of a target in the base: {listed(sorted(strangers))}")
     if len(roots) > 1:
         found.append(f"some tensors' names have {task_root!r} before the backbone's path, others do not")
     return TargetTensors(roots.pop() if len(roots) == 1 else task_root, suffixes, by_path)
@@ -65,7 +65,7 @@ def declared_paths(
     in_peft = {tensors.path_in_peft(path): path for path in spec.targets}
     unmatched = settings.unmatched(in_peft)
     if unmatched:
-        found.append(f"target_modules: no linear module of the base is named {listed(unmatched)}")
+        found.append(f"target_modules: no target in the base is named {listed(unmatched)}")
     declared = [path for peft_path, path in in_peft.items() if settings.declares(peft_path)]
     if not declared and not unmatched:
         found.append("the config declares no module of the base at all")

@@ -23,6 +23,7 @@ from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.observer import Observer
 from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
+from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.requests import (
     BASE_DIGEST,
     EngineSnapshot,
@@ -188,7 +189,8 @@ class Engine:
         if not parts:
             return 0
         rows = [part.row for part, _, _ in parts]
-        logits = self._runner.logits(hidden[[stop - 1 for _, _, stop in parts]])
+        groups = slot_groups([row.slot for row in rows])
+        logits = self._runner.logits(hidden[[stop - 1 for _, _, stop in parts]], groups)
         for row, token in zip(rows, sample(logits, rows), strict=True):
             reason = self._scheduler.append(row, token.token_id)
             _emit(row.request, token)

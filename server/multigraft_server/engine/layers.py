@@ -1,15 +1,18 @@
-"""Wrapping a base's linear modules once, so that deltas are added inside a step."""
+"""Wrapping a base's modules once, so that deltas are added inside a step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from multigraft_adapters.bases import BaseSpec, LinearShape
+from multigraft_adapters.bases import Base, BaseSpec, LinearShape
+from multigraft_adapters.bases.spec import OUTPUT_HEAD
 from multigraft_adapters.methods.blocks import feedforward_input, norm_after
 from multigraft_server.engine.banks.bottlenecks import BottleneckPlace
+from multigraft_server.engine.banks.embeddings import EmbeddingPlace
 from multigraft_server.engine.banks.low_rank import LowRankBank
 from multigraft_server.engine.banks.prompts import take_in
 from multigraft_server.engine.banks.scales import ScalePlace
@@ -74,24 +77,29 @@ class DeltaLinear(nn.Module):
 
 
 class DeltaNorm(nn.Module):
-    """A frozen layer norm of a residual sum u, plus what a delta does around it: LN(u + f(LN(u)))."""
+    """A frozen layer norm, its output shifted by a delta; of a residual sum u, plus what a delta does around it:
+    LN(u + f(LN(u)))."""
 
     def __init__(self, base: nn.Module, features: int, context: StepContext) -> None:
         super().__init__()
         self.base = base
         self.around = BottleneckPlace(features)
+        self.outputs = ScalePlace(features)
         self._context = context
 
     def forward(self, summed: Tensor) -> Tensor:
         """(..., n) -> (..., n)."""
         normed: Tensor = self.base(summed)
         step = self._context.delta
-        if step is None or not step.around or not self.around.banks:
+        if step is None:
             return normed
-        added = torch.zeros_like(normed)
-        self.around.add_to(added.view(-1, added.shape[-1]), normed.reshape(-1, added.shape[-1]), step.around)
-        changed: Tensor = self.base(summed + added)
-        return changed
+        if step.around and self.around.banks:
+            added = torch.zeros_like(normed)
+            self.around.add_to(added.view(-1, added.shape[-1]), normed.reshape(-1, added.shape[-1]), step.around)
+            normed = self.base(summed + added)
+        if step.outputs is not None and self.outputs.bank is not None:
+            self.outputs.bank.apply(normed.view(-1, normed.shape[-1]), step.outputs)
+        return normed
 
 
 def hook_embedding(embedding: nn.Module, context: StepContext) -> None:
@@ -102,6 +110,48 @@ def hook_embedding(embedding: nn.Module, context: StepContext) -> None:
             take_in(embedded, context.prompts)
 
     embedding.register_forward_hook(hook)
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedBase:
+    """All places of deltas in a base, by path; the output head's is of its own, since only some rows reach it."""
+
+    linears: Mapping[str, DeltaLinear]
+    norms: Mapping[str, DeltaNorm]
+    embeddings: Mapping[str, EmbeddingPlace]
+    head: DeltaLinear | None
+    bases: Mapping[str, nn.Module]
+    """The base's own modules at these places."""
+
+
+def wrap_base(base: Base, context: StepContext) -> WrappedBase:
+    """Wrap every module of a base that a delta may be at, once."""
+    spec = base.spec
+    own_embeddings = {path: base.model.get_submodule(path) for path in spec.embeddings}
+    linears = wrap_linears(base.model, spec, context)
+    norms = wrap_norms(base.model, spec, context)
+    embeddings = {path: _hook_tables(module, context) for path, module in own_embeddings.items()}
+    head = None
+    if base.lm_head is not None and spec.output_head is not None:
+        head = DeltaLinear(packed(base.lm_head), spec.output_head, context)
+    wrapped: dict[str, DeltaLinear | DeltaNorm] = {**linears, **norms}
+    if head is not None:
+        wrapped[OUTPUT_HEAD] = head
+    bases: dict[str, nn.Module] = {path: module.base for path, module in wrapped.items()}
+    return WrappedBase(linears, norms, embeddings, head, bases | own_embeddings)
+
+
+def _hook_tables(embedding: nn.Module, context: StepContext) -> EmbeddingPlace:
+    """Add the tables of each token's slot to what an embedding makes of a step's ids (1, tokens)."""
+    place = EmbeddingPlace()
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> None:
+        step = context.delta
+        if step is not None and step.embeddings and place.tables:
+            place.add_to(embedded[0], inputs[0][0], step.embeddings)
+
+    embedding.register_forward_hook(hook)
+    return place
 
 
 def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaLinear]:
@@ -118,13 +168,14 @@ def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> d
 
 
 def wrap_norms(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaNorm]:
-    """Replace each layer norm of a residual sum by a DeltaNorm around it; returns them by path."""
+    """Replace each layer norm that has a bias, or is of a residual sum, by a DeltaNorm around it; returns them by
+    path."""
+    of_sums = (norm_after(spec.model_type, path) for path in spec.targets)
+    sizes = {norm: spec.hidden_size for norm in of_sums if norm is not None} | dict(spec.norms)
     wrapped: dict[str, DeltaNorm] = {}
-    for path in spec.targets:
-        norm = norm_after(spec.model_type, path)
-        if norm is not None:
-            wrapped[norm] = DeltaNorm(backbone.get_submodule(norm), spec.hidden_size, context)
-            _replace(backbone, norm, wrapped[norm])
+    for norm, size in sizes.items():
+        wrapped[norm] = DeltaNorm(backbone.get_submodule(norm), size, context)
+        _replace(backbone, norm, wrapped[norm])
     return wrapped
 
 

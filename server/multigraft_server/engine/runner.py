@@ -22,9 +22,8 @@ from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
-from multigraft_server.engine.layers import hook_embedding, wrap_linears, wrap_norms
+from multigraft_server.engine.layers import hook_embedding, wrap_base
 from multigraft_server.engine.methods.frozen import FrozenModules
-from multigraft_server.engine.packing import packed
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 
@@ -42,12 +41,11 @@ class Runner:
     def __init__(self, base: Base, kv: KVCache | None, num_slots: int) -> None:
         self.context = StepContext()
         self.device: torch.device = base.model.device
-        linears = wrap_linears(base.model, base.spec, self.context)
-        norms = wrap_norms(base.model, base.spec, self.context)
-        self.banks = Banks(linears, norms, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
-        self.frozen = FrozenModules({path: linear.base for path, linear in linears.items()}, base.model.dtype)
+        wrapped = wrap_base(base, self.context)
+        self.banks = Banks(wrapped, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
+        self.frozen = FrozenModules(wrapped.bases, base.model.dtype)
         self._base = base
-        self._lm_head = None if base.lm_head is None else packed(base.lm_head)
+        self._head = wrapped.head
         self._inputs = InputPacker(base)
         if base.spec.image is not None:
             base.model.embeddings = PackedImages(base.model.embeddings)
@@ -72,10 +70,14 @@ class Runner:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def logits(self, states: Tensor) -> Tensor:
-        """The base's own output head: (rows, hidden) -> (rows, vocabulary), bounded where the base bounds it."""
-        assert self._lm_head is not None  # the router refuses generation on encoders
-        logits: Tensor = self._lm_head(states)
+    def logits(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
+        """The base's own output head with each row's delta on it: (rows, hidden) -> (rows, vocabulary).
+
+        Bounded where the base bounds it.
+        """
+        assert self._head is not None  # the router refuses generation on encoders
+        with self.context.step(self.banks.plan_head(groups)):
+            logits: Tensor = self._head(states)
         cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

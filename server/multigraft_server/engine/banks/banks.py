@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
+from multigraft_adapters.bases.spec import OUTPUT_HEAD
 from multigraft_server.engine.banks.bottlenecks import BottleneckBanks
-from multigraft_server.engine.banks.low_rank import LowRankBanks
+from multigraft_server.engine.banks.embeddings import EmbeddingBanks
+from multigraft_server.engine.banks.low_rank import USUAL_RANK, LowRankBanks
 from multigraft_server.engine.banks.prefixes import PrefixBank
 from multigraft_server.engine.banks.prompts import PromptBank
 from multigraft_server.engine.banks.scales import ScaleBanks
 from multigraft_server.engine.banks.step import DeltaStep
-from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
+from multigraft_server.engine.layers import WrappedBase
 from multigraft_server.engine.methods.prepared import PreparedDelta
 from multigraft_server.engine.plan import Group
 
@@ -36,19 +38,27 @@ class Banks:
 
     def __init__(
         self,
-        linears: Mapping[str, DeltaLinear],
-        norms: Mapping[str, DeltaNorm],
+        wrapped: WrappedBase,
         hidden_size: int,
         num_slots: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self._low_rank = LowRankBanks(linears, num_slots, device, dtype)
+        linears, norms = wrapped.linears, wrapped.norms
+        head = {} if wrapped.head is None else {OUTPUT_HEAD: wrapped.head}
+        self._low_rank = LowRankBanks(linears, num_slots * USUAL_RANK, device, dtype)
+        self._head_low_rank = LowRankBanks(head, 0, device, dtype)
+        self._head_outputs = ScaleBanks(
+            lambda delta: delta.outputs, {path: linear.outputs for path, linear in head.items()}, device
+        )
         self._inputs = ScaleBanks(
             lambda delta: delta.inputs, {path: linear.inputs for path, linear in linears.items()}, device
         )
         self._outputs = ScaleBanks(
-            lambda delta: delta.outputs, {path: linear.outputs for path, linear in linears.items()}, device
+            lambda delta: delta.outputs,
+            {path: linear.outputs for path, linear in linears.items()}
+            | {path: norm.outputs for path, norm in norms.items()},
+            device,
         )
         self._after = BottleneckBanks(
             lambda delta: delta.after, {path: linear.after for path, linear in linears.items()}, device, dtype
@@ -62,15 +72,19 @@ class Banks:
         self._around = BottleneckBanks(
             lambda delta: delta.around, {path: norm.around for path, norm in norms.items()}, device, dtype
         )
+        self._embeddings = EmbeddingBanks(wrapped.embeddings, device)
         self.prompts = PromptBank(hidden_size, device, dtype)
         self.prefixes = PrefixBank(device)
         self._kinds: tuple[BankKind, ...] = (
             self._low_rank,
+            self._head_low_rank,
+            self._head_outputs,
             self._inputs,
             self._outputs,
             self._after,
             self._parallel,
             self._around,
+            self._embeddings,
             self.prompts,
             self.prefixes,
         )
@@ -98,7 +112,13 @@ class Banks:
             after=self._after.plan(groups),
             parallel=self._parallel.plan(groups),
             around=self._around.plan(groups),
+            embeddings=self._embeddings.plan(groups),
         )
+        return step if step else None
+
+    def plan_head(self, groups: Sequence[Group]) -> DeltaStep | None:
+        """How the output head computes these groups of rows; None when they are the base's alone."""
+        step = DeltaStep(low_rank=self._head_low_rank.plan(groups), outputs=self._head_outputs.plan(groups))
         return step if step else None
 
     def check_integrity(self) -> None:

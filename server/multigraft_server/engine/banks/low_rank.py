@@ -110,15 +110,15 @@ class LowRankPlace(Protocol):
 
 
 class LowRankBanks:
-    """The banks of all linear modules. They have no room for adapters until one is placed."""
+    """The banks of some linear modules. They have no room for adapters until one is placed, then for `columns`."""
 
     def __init__(
-        self, places: Mapping[str, LowRankPlace], num_slots: int, device: torch.device, dtype: torch.dtype
+        self, places: Mapping[str, LowRankPlace], columns: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._places = places
         self._device = device
         self._dtype = dtype
-        self._space = ColumnSpace(num_slots * USUAL_RANK)
+        self._space = ColumnSpace(columns)
 
     @property
     def num_bytes(self) -> int:
@@ -126,7 +126,7 @@ class LowRankBanks:
 
     def write(self, slot: int, delta: PreparedDelta) -> None:
         """Put a delta's products into a slot that is clear."""
-        pairs = delta.low_rank
+        pairs = {path: pair for path, pair in delta.low_rank.items() if path in self._places}
         if not pairs:
             return
         columns = self._space.allocate(slot, max(pair.rank for pair in pairs.values()))

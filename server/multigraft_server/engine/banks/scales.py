@@ -106,7 +106,7 @@ class ScaleBanks:
 
     def write(self, slot: int, delta: PreparedDelta) -> None:
         """Put a delta's maps into a slot that is clear."""
-        maps = self._part(delta)
+        maps = {path: one for path, one in self._part(delta).items() if path in self._places}
         if not maps:
             return
         row = self._space.allocate(slot, 1).start

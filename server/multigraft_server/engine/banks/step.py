@@ -1,4 +1,4 @@
-"""How the wrapped linear modules compute a step."""
+"""How the wrapped modules compute a step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multigraft_server.engine.banks.bottlenecks import BottleneckStep
 from multigraft_server.engine.banks.low_rank import ColumnStep
 from multigraft_server.engine.banks.scales import ScaleStep
+from multigraft_server.engine.plan import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class DeltaStep:
     after: tuple[BottleneckStep, ...] = ()
     parallel: tuple[BottleneckStep, ...] = ()
     around: tuple[BottleneckStep, ...] = ()
+    embeddings: tuple[Group, ...] = ()
 
     def __bool__(self) -> bool:
         some = self.low_rank is not None or self.inputs is not None or self.outputs is not None
-        return some or bool(self.after or self.parallel or self.around)
+        return some or bool(self.after or self.parallel or self.around or self.embeddings)

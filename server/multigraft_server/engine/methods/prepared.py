@@ -3,7 +3,7 @@
 A method is put together from few operations, each with banks of its own (see `engine.banks`). At a linear module
 y = W x + b a row's delta may, in this order: scale x; scale and shift y; add a low-rank product of x; add a
 bottleneck of y (`after`) or of its feed-forward block's input (`parallel`). A layer norm may have a bottleneck
-`around` it.
+`around` it, and its output shifted. An embedding may be scaled, and have a low-rank table's vectors added.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ class PreparedPair:
     @property
     def rank(self) -> int:
         return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTable:
+    """What is added to the vectors of ids, table[id] b, in the banks' layout and dtype.
+
+    `scale` (n,), fp32, is what the base's own vectors are multiplied with before.
+    """
+
+    table: Tensor  # (ids, r)
+    b: Tensor  # (r, n)
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,7 @@ class PreparedDelta:
     after: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
     parallel: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
     around: Mapping[str, PreparedBottleneck] = field(default_factory=dict)
+    embeddings: Mapping[str, PreparedTable] = field(default_factory=dict)
     prompt: Tensor | None = None
     prefix: Tensor | None = None
 
@@ -91,6 +104,6 @@ def _tensors_of(part: object) -> Iterator[Tensor]:
     elif isinstance(part, Mapping):
         for value in part.values():
             yield from _tensors_of(value)
-    elif isinstance(part, PreparedDelta | PreparedPair | PreparedBottleneck | Affine):
+    elif isinstance(part, PreparedDelta | PreparedPair | PreparedBottleneck | PreparedTable | Affine):
         for entry in fields(part):
             yield from _tensors_of(getattr(part, entry.name))
