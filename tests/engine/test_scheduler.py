@@ -2,60 +2,8 @@
 
 from __future__ import annotations
 
-from multigraft_server.engine.fairness import TokenCounters
-from multigraft_server.engine.kv_table import KVTable
-from multigraft_server.engine.plan import StepPlan
-from multigraft_server.engine.requests import Event, PoolingParams, Request, SamplingParams
-from multigraft_server.engine.scheduler import Scheduler, StepLimits
-from multigraft_server.engine.slots import SlotTable
-
-
-def ignore(event: Event) -> None:
-    pass
-
-
-def make_scheduler(
-    *,
-    slots: int = 4,
-    tokens: int = 64,
-    step_rows: int = 16,
-    running_rows: int = 8,
-    age_bound_s: float = 10.0,
-    slab_tokens: int = 4096,
-    num_slabs: int = 1,
-) -> Scheduler:
-    limits = StepLimits(tokens, step_rows, running_rows, age_bound_s)
-    kv = KVTable(slab_tokens=slab_tokens, num_slabs=num_slabs)
-    return Scheduler(limits, SlotTable(slots), kv, frozenset({99}))
-
-
-def generate(
-    name: str, task: str = "base", *, prompt: int = 4, max_tokens: int = 8, arrival: float = 0.0
-) -> Request:
-    params = SamplingParams(max_tokens=max_tokens, stop_token_ids=frozenset({7}))
-    return Request(name, task, task, tuple(range(10, 10 + prompt)), params, ignore, arrival)
-
-
-def classify(name: str, task: str, *, prompt: int = 4, arrival: float = 0.0) -> Request:
-    return Request(name, task, task, tuple(range(10, 10 + prompt)), PoolingParams("head"), ignore, arrival)
-
-
-def parts(plan: StepPlan) -> dict[str, tuple[int, int]]:
-    return {part.row.request.id: (part.start, part.count) for part in plan.rows}
-
-
-def run_step(scheduler: Scheduler, now: float = 0.0, token: int = 50) -> StepPlan:
-    """Plan a step and complete it as the engine would, every sampled token being `token`."""
-    plan = scheduler.plan(now)
-    for part in plan.rows:
-        scheduler.advance(part)
-    for part in plan.rows:
-        if part.row.pooling is not None:
-            scheduler.finish(part.row)
-        elif part.row.num_pending == 0 and scheduler.append(part.row, token) is not None:
-            scheduler.finish(part.row)
-    scheduler.check_integrity()
-    return plan
+from multigraft_server.engine.requests import Request, SamplingParams
+from tests.engine.simulation import classify, generate, ignore, make_scheduler, parts, run_step
 
 
 def test_a_prompt_is_computed_first_and_then_one_token_a_step() -> None:
@@ -204,12 +152,144 @@ def test_removing_a_request_frees_what_it_held() -> None:
     scheduler.check_integrity()
 
 
-def test_a_returning_task_does_not_collect_credit_for_idling() -> None:
-    counters = TokenCounters()
-    counters.lift("busy", [])
-    counters.charge("busy", prompt=100, generated=50)
-    counters.lift("new", ["busy"])
-    counters.charge("busy", prompt=1)
-    assert counters.least_served(["busy", "new"]) == "new"
-    counters.charge("new", prompt=2)
-    assert counters.least_served(["busy", "new"]) == "busy"
+def test_of_the_waiting_requests_those_of_a_lower_priority_number_go_first() -> None:
+    scheduler = make_scheduler(running_rows=1)
+    for name, task, priority in [
+        ("a", "base", 0),
+        ("b", "base", 1),
+        ("c", "x", -1),
+        ("d", "base", -2),
+        ("e", "x", 0),
+    ]:
+        scheduler.add(generate(name, task, max_tokens=1, priority=priority))
+    order = [name for _ in range(5) for name in parts(run_step(scheduler))]
+    assert order == ["d", "c", "a", "e", "b"]
+
+
+def test_no_priority_holds_up_a_request_over_the_age_bound() -> None:
+    scheduler = make_scheduler(running_rows=1, age_bound_s=5.0)
+    scheduler.add(generate("old", max_tokens=1, priority=9, arrival=0.0))
+    for index in range(20):
+        scheduler.add(generate(f"urgent{index}", max_tokens=1, priority=-9, arrival=float(index)))
+    started = [name for now in range(8) for name in parts(run_step(scheduler, now=float(now)))]
+    assert started.index("old") == 6
+
+
+def test_a_task_that_idled_gets_no_more_than_its_share_when_it_returns() -> None:
+    scheduler = make_scheduler(running_rows=1)
+    for index in range(60):
+        scheduler.add(generate(f"busy{index}", "busy", max_tokens=1))
+    for _ in range(40):
+        run_step(scheduler)
+    for index in range(20):
+        scheduler.add(generate(f"back{index}", "back", max_tokens=1))
+    started = [name for _ in range(20) for name in parts(run_step(scheduler))]
+    assert sum(name.startswith("back") for name in started) == 10
+
+
+def test_a_new_task_owes_nothing_and_earns_nothing_when_all_were_idle() -> None:
+    scheduler = make_scheduler(running_rows=1)
+    for index in range(40):
+        scheduler.add(generate(f"old{index}", "old", max_tokens=1))
+    for _ in range(40):
+        run_step(scheduler)
+    for index in range(10):
+        scheduler.add(generate(f"new{index}", "new", max_tokens=1))
+        scheduler.add(generate(f"again{index}", "old", max_tokens=1))
+    started = [name for _ in range(10) for name in parts(run_step(scheduler))]
+    assert sum(name.startswith("new") for name in started) == 5
+
+
+def test_one_task_does_not_take_all_free_rows_of_a_step() -> None:
+    scheduler = make_scheduler(running_rows=4)
+    for index in range(4):
+        scheduler.add(generate(f"a{index}", "a"))
+    for index in range(4):
+        scheduler.add(generate(f"b{index}", "b"))
+    assert set(parts(run_step(scheduler))) == {"a0", "b0", "a1", "b1"}
+
+
+def test_a_step_has_no_more_adapters_than_its_budget_and_the_base_is_one() -> None:
+    scheduler = make_scheduler(slots=4, adapters=2)
+    for task in ("base", "a", "b", "c"):
+        scheduler.add(generate(f"g-{task}", task, max_tokens=2))
+        scheduler.add(classify(f"c-{task}", task))
+    seen: set[str] = set()
+    for _ in range(12):
+        plan = run_step(scheduler)
+        assert plan.num_adapters <= 2
+        seen |= set(parts(plan))
+    assert len(seen) == 8
+
+
+def test_short_rows_are_not_stuck_behind_a_long_prompt_which_goes_on() -> None:
+    scheduler = make_scheduler(tokens=64, running_rows=2, num_slabs=2)
+    scheduler.add(generate("long", prompt=1000))
+    assert parts(run_step(scheduler)) == {"long": (0, 64)}
+    for index in range(8):
+        scheduler.add(classify(f"c{index}", "topic", prompt=10))
+    assert parts(run_step(scheduler)) == {"c0": (0, 10), "c1": (0, 10), "c2": (0, 10), "long": (64, 34)}
+    scheduler.add(generate("short", "chat", prompt=5))
+    assert {"short", "long"} < set(parts(run_step(scheduler)))
+
+
+def test_a_row_that_needs_more_than_half_of_a_step_makes_a_long_prompt_pause_every_other_step() -> None:
+    scheduler = make_scheduler(tokens=64)
+    scheduler.add(generate("long", prompt=1000))
+    run_step(scheduler)
+    for index in range(3):
+        scheduler.add(classify(f"c{index}", "topic", prompt=60))
+    assert [sorted(parts(run_step(scheduler))) for _ in range(6)] == [
+        ["long"],
+        ["c0", "long"],
+        ["long"],
+        ["c1", "long"],
+        ["long"],
+        ["c2", "long"],
+    ]
+
+
+def test_answers_go_on_beside_a_row_that_is_longer_than_a_step() -> None:
+    scheduler = make_scheduler(tokens=16)
+    scheduler.add(generate("answer", max_tokens=8))
+    run_step(scheduler)
+    scheduler.add(classify("long", "topic", prompt=40))
+    assert parts(run_step(scheduler)) == {"answer": (4, 1), "long": (0, 40)}
+
+
+def test_a_step_in_which_answers_go_on_has_few_prompt_tokens() -> None:
+    scheduler = make_scheduler(tokens=64, mixed_tokens=12)
+    scheduler.add(generate("first", prompt=40))
+    assert parts(run_step(scheduler)) == {"first": (0, 40)}
+    scheduler.add(generate("second", prompt=30))
+    for index in range(6):
+        scheduler.add(classify(f"c{index}", "topic", prompt=5))
+    for _ in range(5):
+        plan = parts(run_step(scheduler))
+        assert plan.pop("first")[1] == 1
+        assert 0 < sum(count for _, count in plan.values()) <= 12
+
+
+def test_an_aged_request_that_lacks_kv_room_stops_generating_rows_but_not_others() -> None:
+    scheduler = make_scheduler(slab_tokens=1024, age_bound_s=1.0)
+    scheduler.add(generate("small0", "small", max_tokens=20))
+    run_step(scheduler, now=0.0)
+    scheduler.add(generate("big", "big", prompt=600, max_tokens=300, arrival=0.0))
+    for index in range(1, 5):
+        scheduler.add(generate(f"small{index}", "small", max_tokens=20, arrival=2.0))
+        scheduler.add(classify(f"c{index}", "topic", arrival=2.0))
+    plan = parts(run_step(scheduler, now=2.0))
+    assert {"c1", "c2", "c3", "c4"} < set(plan) and not {"small1", "big"} & set(plan)
+    started = [name for _ in range(40) for name in parts(run_step(scheduler, now=3.0))]
+    assert "big" in started and "small1" not in started
+
+
+def test_an_expired_request_never_takes_a_step() -> None:
+    scheduler = make_scheduler(running_rows=1)
+    scheduler.add(generate("first", max_tokens=3))
+    scheduler.add(generate("late", max_tokens=3, deadline=1.0))
+    for now in (0.0, 0.5, 1.0):
+        assert set(parts(run_step(scheduler, now=now))) == {"first"}
+    plan = run_step(scheduler, now=1.01)
+    assert [request.id for request in plan.expired] == ["late"]
+    assert not plan.rows

@@ -64,4 +64,6 @@ def _limits(settings: EngineSettings) -> StepLimits:
         max_step_rows=settings.max_step_rows,
         max_running_rows=settings.max_running_rows,
         age_bound_s=settings.age_bound_s,
+        max_mixed_tokens=settings.max_mixed_tokens,
+        max_step_adapters=settings.max_step_adapters,
     )

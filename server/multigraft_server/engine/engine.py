@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -129,14 +129,15 @@ class Engine:
 
     def snapshot(self) -> EngineSnapshot:
         """The engine's state now."""
-        running, waiting = self._scheduler.running, self._scheduler.waiting
-        waiting += [request for parked in self._parked.values() for request in parked]
+        running = self._scheduler.running
+        waiting = Counter(self._scheduler.waiting_by_task())
+        waiting.update(request.task for parked in self._parked.values() for request in parked)
         slots, kv = self._scheduler.slots, self._scheduler.kv
         return EngineSnapshot(
             running=len(running),
-            waiting=len(waiting),
-            waiting_by_task=_count_by_task(waiting),
-            running_by_task=_count_by_task([row.request for row in running]),
+            waiting=waiting.total(),
+            waiting_by_task=dict(waiting),
+            running_by_task=dict(Counter(row.request.task for row in running)),
             slots=slots.digests(),
             num_slots=slots.num_slots,
             host_digests=self._host.digests(),
@@ -261,13 +262,6 @@ def _spans(plan: StepPlan, chosen: Callable[[PlannedRow], bool]) -> list[tuple[P
             spans.append((part, place, place + part.count))
         place += part.count
     return spans
-
-
-def _count_by_task(requests: list[Request]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for request in requests:
-        counts[request.task] += 1
-    return dict(counts)
 
 
 def _emit(request: Request, event: Event) -> None:

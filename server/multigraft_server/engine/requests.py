@@ -62,8 +62,9 @@ class Request:
     """One sequence to compute: a prompt to continue or an input to pool.
 
     `digest` is the adapter that computes it (`BASE_DIGEST` for the bare base), `task` the name that metrics and
-    fairness count it under. On an image base the input is `pixels` (channels, height, width), in the shape that
-    the base takes, and `token_ids` holds a zero for each of its tokens. Times are seconds of `time.monotonic`.
+    fairness count it under. Of the requests that wait, those of a lower `priority` go first. On an image base
+    the input is `pixels` (channels, height, width), in the shape that the base takes, and `token_ids` holds a
+    zero for each of its tokens. Times are seconds of `time.monotonic`.
     `sink` is called from the engine's thread with each event of this request, in order; the last one is a
     `Finished` or a `Failed`, exactly once.
     """
@@ -76,6 +77,7 @@ class Request:
     sink: Callable[[Event], None]
     arrival: float
     deadline: float | None = None
+    priority: int = 0
     token_type_ids: tuple[int, ...] | None = None
     virtual: VirtualTokens = VirtualTokens()
     """Filled in by the engine, from the adapter."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from multigraft_server.engine.fairness import TokenCounters
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.plan import Placement, PlannedRow, Row, StepPlan
 from multigraft_server.engine.requests import FinishReason, Request, SamplingParams
 from multigraft_server.engine.slots import SlotTable
+from multigraft_server.engine.waiting import WaitingRequests
 
 VIRTUAL_ID = 0
 """Stands among a row's token ids for a token that has none."""
@@ -18,27 +19,51 @@ VIRTUAL_ID = 0
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """The size of one step, and how long a request may wait before it goes first."""
+    """The size of one step, and how long a request may wait before nothing goes before it.
+
+    `max_mixed_tokens` bounds the prompt tokens of a step in which answers go on. `max_step_adapters` bounds its
+    distinct adapters, of which the base is one; None: as many as there are slots, and the base.
+    """
 
     max_step_tokens: int
     max_step_rows: int
     max_running_rows: int
     age_bound_s: float
+    max_mixed_tokens: int | None = None
+    max_step_adapters: int | None = None
 
 
 @dataclass(slots=True)
-class _Budget:
-    tokens: int
+class _Step:
+    """A step while it is planned: the rows with their numbers of tokens, and what is left of its budgets."""
+
     rows: int
+    generating: int
+    prompt_tokens: int
+    counts: dict[str, int] = field(default_factory=dict)  # by request
+    placements: list[Placement] = field(default_factory=list)
+    has_prompts: bool = False
+
+    def takes(self, generates: bool) -> bool:
+        """Whether a waiting request of this kind may be admitted."""
+        return self.rows > 0 and self.prompt_tokens > 0 and (self.generating > 0 or not generates)
+
+    def add_prompt(self, row: Row, count: int) -> None:
+        """Give a row `count` more tokens of the step."""
+        self.rows -= row.request.id not in self.counts
+        self.counts[row.request.id] = self.counts.get(row.request.id, 0) + count
+        self.prompt_tokens = max(0, self.prompt_tokens - count)
+        self.has_prompts = True
 
 
 class Scheduler:
     """Owns the waiting and the running sets.
 
-    Running rows go first (one token each, or the next chunk of their prompt); then waiting requests are
-    admitted while tokens, rows, KV room and slots last: those older than the age bound in order of arrival,
-    then the least served task's. A request over the age bound that does not fit stops all younger ones, so
-    that what ends frees room for it.
+    A step takes one token of every row that generates. Of the tokens left, rows whose prompts are not complete
+    get what they need, but half at most while there are requests that could be admitted; then waiting ones are
+    admitted, in their order, while tokens, rows, KV room, slots and adapters last. One that does not fit is
+    passed over, unless it is over the age bound: then no further generating row is admitted, so that what ends
+    frees room for it.
     """
 
     def __init__(
@@ -48,46 +73,51 @@ class Scheduler:
         self.slots = slots
         self.kv = kv
         self._eos = eos_token_ids
-        self._waiting: dict[str, deque[Request]] = {}
-        self._running: dict[str, Row] = {}
         self._counters = TokenCounters()
+        self._waiting = WaitingRequests(self._counters, limits.age_bound_s)
+        self._running: dict[str, Row] = {}
+        self._adapters: Counter[str] = Counter()  # running rows by digest
+        self._num_generating = 0
+        self._owes_pooling = False
 
     @property
     def waiting(self) -> list[Request]:
-        """All waiting requests, task by task."""
-        return [request for queue in self._waiting.values() for request in queue]
+        """All waiting requests."""
+        return list(self._waiting)
 
     @property
     def running(self) -> list[Row]:
         """All running rows, in order of admission."""
         return list(self._running.values())
 
+    def waiting_by_task(self) -> dict[str, int]:
+        """How many requests wait for each task; cheap, however many there are."""
+        return self._waiting.by_task()
+
     def add(self, request: Request) -> None:
         """Queue a request whose adapter is in host memory."""
-        if request.task not in self._waiting:
-            active = {*self._waiting, *(row.request.task for row in self._running.values())}
-            self._counters.lift(request.task, active)
-            self._waiting[request.task] = deque()
-        self._waiting[request.task].append(request)
+        self._counters.enter(request.task)
+        self._waiting.add(request)
 
     def plan(self, now: float) -> StepPlan:
         """The next step. Admitted requests are running from here on and hold their slot and KV row."""
         expired, expired_rows = self._expire(now)
-        budget = _Budget(self.limits.max_step_tokens, self.limits.max_step_rows)
-        planned = self._continue_running(budget)
-        placements: list[Placement] = []
-        self._admit_waiting(now, budget, planned, placements)
+        self._waiting.age(now)
+        step = self._new_step()
+        prefilling = [row for row in self._running.values() if row.num_pending > 1]
+        self._continue_prompts(prefilling, step)
+        self._admit_waiting(now, step)
+        self._use_up(prefilling, step)
+        planned = [PlannedRow(row := self._running[id], row.num_computed, step.counts[id]) for id in step.counts]
         planned.sort(key=lambda part: part.row.slot)
         self._note_width(planned)
-        return StepPlan(tuple(planned), tuple(placements), tuple(expired), tuple(expired_rows))
+        return StepPlan(tuple(planned), tuple(step.placements), tuple(expired), tuple(expired_rows))
 
     def advance(self, planned: PlannedRow) -> None:
         """Count a row's part of the step as computed."""
         planned.row.num_computed += planned.count
         if planned.is_decode:
             self._counters.charge(planned.row.request.task, generated=1)
-        else:
-            self._counters.charge(planned.row.request.task, prompt=planned.count)
 
     def append(self, row: Row, token_id: int) -> FinishReason | None:
         """Add a sampled token to a row; says whether it ends the row."""
@@ -100,10 +130,16 @@ class Scheduler:
 
     def finish(self, row: Row) -> None:
         """Take a row out of the running set and give back what it held."""
-        del self._running[row.request.id]
-        self.slots.release(row.request.digest)
+        request = row.request
+        del self._running[request.id]
+        self.slots.release(request.digest)
+        self._adapters[request.digest] -= 1
+        if not self._adapters[request.digest]:
+            del self._adapters[request.digest]
         if row.kv is not None:
             self.kv.free(row.kv)
+            self._num_generating -= 1
+        self._counters.leave(request.task)
 
     def remove(self, request_id: str) -> Request | None:
         """Take a request out, waiting or running; None when it is not here any more."""
@@ -111,99 +147,109 @@ class Scheduler:
             row = self._running[request_id]
             self.finish(row)
             return row.request
-        for request in self.waiting:
-            if request.id == request_id:
-                self._unqueue(request)
-                return request
-        return None
+        request = self._waiting.get(request_id)
+        if request is not None:
+            self._waiting.take(request)
+            self._counters.leave(request.task)
+        return request
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless slots and KV rows are held by exactly the running rows."""
         self.slots.check_integrity()
         self.kv.check_integrity()
 
-    def _continue_running(self, budget: _Budget) -> list[PlannedRow]:
-        decoding_first = sorted(self._running.values(), key=lambda row: row.num_pending > 1)
-        planned = []
-        for row in decoding_first:
-            count = min(row.num_pending, budget.tokens)
-            if count > 0 and budget.rows > 0:
-                planned.append(self._part(row, count, budget))
-        return planned
+    def _new_step(self) -> _Step:
+        """A step that takes one token of each row that generates, with what that leaves of the budgets."""
+        limits = self.limits
+        counts = {id: 1 for id, row in self._running.items() if row.num_pending == 1}
+        prompt_tokens = limits.max_step_tokens - len(counts)
+        if counts and limits.max_mixed_tokens is not None:
+            prompt_tokens = min(prompt_tokens, limits.max_mixed_tokens)
+        return _Step(
+            rows=limits.max_step_rows - len(counts),
+            generating=limits.max_running_rows - self._num_generating,
+            prompt_tokens=prompt_tokens,
+            counts=counts,
+        )
 
-    def _admit_waiting(
-        self, now: float, budget: _Budget, planned: list[PlannedRow], placements: list[Placement]
-    ) -> None:
-        blocked: set[str] = set()
-        while (request := self._next_waiting(now, blocked)) is not None:
-            if self._fits(request, budget, alone=not planned):
-                row = self._admit(request, now, placements)
-                planned.append(self._part(row, self._first_chunk(row, budget), budget))
-            elif self._is_aged(request, now):
-                return
+    def _continue_prompts(self, rows: list[Row], step: _Step) -> None:
+        """The next chunks of prompts, those first that were admitted first."""
+        could_admit = self._waiting.num_pooling or (self._waiting.num_generating and step.generating > 0)
+        tokens = step.prompt_tokens - step.prompt_tokens // 2 if could_admit else step.prompt_tokens
+        if self._owes_pooling:
+            tokens = 0
+        for row in rows:
+            count = min(row.num_pending, tokens)
+            if count > 0:
+                step.add_prompt(row, count)
+                tokens -= count
+
+    def _use_up(self, rows: list[Row], step: _Step) -> None:
+        """Give prompts that are not complete the tokens that nobody else took."""
+        for row in rows:
+            count = min(row.num_pending - step.counts.get(row.request.id, 0), step.prompt_tokens)
+            if count > 0 and (step.rows > 0 or row.request.id in step.counts):
+                step.add_prompt(row, count)
+
+    def _admit_waiting(self, now: float, step: _Step) -> None:
+        owed, self._owes_pooling = self._owes_pooling, False
+        has_admitted = False
+        for request in self._waiting.in_turn(step.takes):
+            generates = isinstance(request.params, SamplingParams)
+            if not self._has_room(request):
+                # What a generating row holds, it holds for long; the others give it back with the step.
+                step.generating = 0 if self._waiting.is_aged(request) else step.generating
+            elif generates or self._fits_whole(request, step):
+                self._admit(request, now, step)
+                has_admitted = True
             else:
-                blocked.add(request.task)
+                # It lacks tokens that prompts took: they pause for one step, but never for two in a row.
+                self._owes_pooling |= not has_admitted and not owed
 
-    def _next_waiting(self, now: float, blocked: set[str]) -> Request | None:
-        heads = [queue[0] for task, queue in self._waiting.items() if task not in blocked]
-        if not heads:
-            return None
-        oldest = min(heads, key=lambda request: request.arrival)
-        if self._is_aged(oldest, now):
-            return oldest
-        task = self._counters.least_served(request.task for request in heads)
-        return self._waiting[task][0]
-
-    def _is_aged(self, request: Request, now: float) -> bool:
-        return now - request.arrival > self.limits.age_bound_s
-
-    def _fits(self, request: Request, budget: _Budget, *, alone: bool) -> bool:
-        if budget.rows < 1 or budget.tokens < 1 or not self.slots.can_hold(request.digest):
+    def _has_room(self, request: Request) -> bool:
+        """Whether there are a slot, room for its adapter, and KV room for a request."""
+        most_adapters = self.limits.max_step_adapters or self.slots.num_slots + 1
+        if request.digest not in self._adapters and len(self._adapters) >= most_adapters:
             return False
-        if isinstance(request.params, SamplingParams):
-            generating = sum(row.kv is not None for row in self._running.values())
-            return generating < self.limits.max_running_rows and self.kv.can_allocate(self._total(request))
-        # A pooling row runs whole; one that is longer than a step gets a step of its own.
-        computed = 0 if request.virtual.cached else request.virtual.count
-        return alone or computed + len(request.token_ids) <= budget.tokens
+        if not self.slots.can_hold(request.digest):
+            return False
+        return not isinstance(request.params, SamplingParams) or self.kv.can_allocate(_total_tokens(request))
 
-    def _admit(self, request: Request, now: float, placements: list[Placement]) -> Row:
-        self._unqueue(request)
+    def _fits_whole(self, request: Request, step: _Step) -> bool:
+        """A row that does not generate is computed in one step; one that is longer than a step comes without
+        other prompts."""
+        return not step.has_prompts or _uncached_tokens(request) <= step.prompt_tokens
+
+    def _admit(self, request: Request, now: float, step: _Step) -> None:
+        self._waiting.take(request)
+        row = self._new_row(request, now, step.placements)
+        self._running[request.id] = row
+        self._adapters[request.digest] += 1
+        self._counters.charge(request.task, prompt=row.num_pending)
+        if row.kv is None:
+            step.add_prompt(row, row.num_pending)
+        else:
+            self._num_generating += 1
+            step.generating -= 1
+            step.add_prompt(row, min(row.num_pending, step.prompt_tokens))
+
+    def _new_row(self, request: Request, now: float, placements: list[Placement]) -> Row:
         slot, evicted, is_new = self.slots.hold(request.digest)
         if is_new:
             placements.append(Placement(slot, request.digest, evicted))
         generates = isinstance(request.params, SamplingParams)
-        kv = self.kv.allocate(self._total(request)) if generates else None
+        kv = self.kv.allocate(_total_tokens(request)) if generates else None
         seed = request.params.seed if isinstance(request.params, SamplingParams) else None
         tokens = [VIRTUAL_ID] * request.virtual.count + list(request.token_ids)
         row = Row(request, slot, kv, tokens, started=now, random=random.Random(seed))
         row.num_computed = request.virtual.count if request.virtual.cached else 0
-        self._running[request.id] = row
         return row
 
-    def _first_chunk(self, row: Row, budget: _Budget) -> int:
-        return row.num_pending if row.kv is None else min(row.num_pending, budget.tokens)
-
-    def _part(self, row: Row, count: int, budget: _Budget) -> PlannedRow:
-        budget.tokens -= count
-        budget.rows -= 1
-        return PlannedRow(row, row.num_computed, count)
-
-    def _total(self, request: Request) -> int:
-        assert isinstance(request.params, SamplingParams)  # pooling rows keep nothing
-        return request.virtual.count + len(request.token_ids) + request.params.max_tokens
-
-    def _unqueue(self, request: Request) -> None:
-        queue = self._waiting[request.task]
-        queue.remove(request)
-        if not queue:
-            del self._waiting[request.task]
-
     def _expire(self, now: float) -> tuple[list[Request], list[Row]]:
-        late = [request for request in self.waiting if _is_late(request, now)]
-        late_rows = [row for row in self._running.values() if _is_late(row.request, now)]
+        late = self._waiting.take_late(now)
         for request in late:
-            self._unqueue(request)
+            self._counters.leave(request.task)
+        late_rows = [row for row in self._running.values() if _is_late(row.request, now)]
         for row in late_rows:
             self.finish(row)
         return late, late_rows
@@ -213,6 +259,16 @@ class Scheduler:
         for part in planned:
             part.row.widest_adapters = max(part.row.widest_adapters, adapters)
             part.row.widest_rows = max(part.row.widest_rows, len(planned))
+
+
+def _total_tokens(request: Request) -> int:
+    """The KV room of a generating row."""
+    assert isinstance(request.params, SamplingParams)  # the others keep nothing
+    return request.virtual.count + len(request.token_ids) + request.params.max_tokens
+
+
+def _uncached_tokens(request: Request) -> int:
+    return len(request.token_ids) + (0 if request.virtual.cached else request.virtual.count)
 
 
 def _is_late(request: Request, now: float) -> bool:

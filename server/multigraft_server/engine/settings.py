@@ -12,15 +12,20 @@ class EngineSettings:
     """What one engine may use.
 
     `slots`: adapters resident on the device beside the base. `max_running_rows`: generating rows at once.
-    `max_step_rows`, `max_step_tokens`: the size of one step. `max_waiting_requests`, `max_waiting_tokens`: the
-    queue's bounds. `kv_bytes`: the KV cache. `host_bytes`: adapters kept in host memory. `age_bound_s`: after
-    this wait a request goes before all younger ones. `retry_load_s`: how long a failed load is remembered.
+    `max_step_rows`, `max_step_tokens`: the size of one step. `max_mixed_tokens`: prompt tokens of a step in which
+    answers go on, which wait for all of it. `max_step_adapters`: distinct adapters of a step, the base among
+    them; None: as many as are resident. `max_waiting_requests`, `max_waiting_tokens`: the queue's bounds.
+    `kv_bytes`: the KV cache. `host_bytes`: adapters kept in host memory. `age_bound_s`: after this wait neither a
+    priority nor the want of room holds a request up any longer. `retry_load_s`: how long a failed load is
+    remembered.
     """
 
     slots: int = 16
     max_running_rows: int = 32
     max_step_rows: int = 512
     max_step_tokens: int = 2048
+    max_mixed_tokens: int = 512
+    max_step_adapters: int | None = None
     max_waiting_requests: int = 4096
     max_waiting_tokens: int = 2_000_000
     kv_bytes: int = 2 * 1024**3
@@ -29,12 +34,22 @@ class EngineSettings:
     retry_load_s: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("slots", "max_running_rows", "max_step_rows", "max_step_tokens", "kv_bytes"):
-            if getattr(self, name) < 1:
-                raise InvalidRequestError(f"{name} must be at least 1, not {getattr(self, name)}", param=name)
-        if self.max_step_tokens < self.max_running_rows:
-            raise InvalidRequestError(
-                f"max_step_tokens ({self.max_step_tokens}) must be at least max_running_rows "
-                f"({self.max_running_rows}): each running row takes one token of a step",
-                param="max_step_tokens",
-            )
+        for name in (
+            "slots",
+            "max_running_rows",
+            "max_step_rows",
+            "max_step_tokens",
+            "max_mixed_tokens",
+            "max_step_adapters",
+            "kv_bytes",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidRequestError(f"{name} must be at least 1, not {value}", param=name)
+        for name in ("max_step_tokens", "max_step_rows"):
+            if getattr(self, name) <= self.max_running_rows:
+                raise InvalidRequestError(
+                    f"{name} ({getattr(self, name)}) must be more than max_running_rows "
+                    f"({self.max_running_rows}): each running row takes a token of a step, and prompts take some",
+                    param=name,
+                )
