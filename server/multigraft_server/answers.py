@@ -74,6 +74,7 @@ class Answer:
                 sink=self._on_event,
                 arrival=call.arrival,
                 deadline=call.deadline,
+                priority=call.priority,
                 token_type_ids=tokens.type_ids,
                 pixels=tokens.pixels,
             )

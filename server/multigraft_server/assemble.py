@@ -28,6 +28,7 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
 
     Raises a SetupError when the base or the data folder cannot be used.
     """
+    engine_settings = _engine_settings(settings)
     data_dir = check_data_dir(settings.data_dir)
     base = _load_base(settings)
     store = Store(data_dir / STORE_FOLDER)
@@ -37,13 +38,28 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     def fetch(digest: str) -> VerifiedAdapter:
         return load(store.get(digest), digest, base.spec)
 
-    engine = build_engine(base, EngineSettings(slots=settings.slots), fetch, metrics)
+    engine = build_engine(base, engine_settings, fetch, metrics)
     try:
         yield create_app(
             settings=settings, base=base, engine=engine, registry=registry, store=store, metrics=metrics
         )
     finally:
         registry.close()
+
+
+def _engine_settings(settings: ServerSettings) -> EngineSettings:
+    try:
+        return EngineSettings(
+            slots=settings.slots,
+            max_running_rows=settings.max_running_rows,
+            max_step_rows=settings.max_step_rows,
+            max_step_tokens=settings.max_step_tokens,
+            max_mixed_tokens=settings.max_mixed_tokens,
+            max_step_adapters=settings.max_step_adapters,
+            age_bound_s=settings.age_bound_seconds,
+        )
+    except InvalidRequestError as error:
+        raise SetupError(f"bad settings: {error.message}") from None
 
 
 def _load_base(settings: ServerSettings) -> Base:

@@ -46,6 +46,14 @@ class Target:
         return self.version.task_type if self.version else None
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller asks of the scheduling. Lower priorities go first; None: the server's own timeout."""
+
+    priority: int = 0
+    timeout_seconds: float | None = None
+
+
 class Call:
     """A prediction that was routed. Owns its lease and its rows in the engine; counts itself exactly once.
 
@@ -54,10 +62,13 @@ class Call:
     context manager a call closes itself. `arrival` and `deadline` are seconds of `time.monotonic`.
     """
 
-    def __init__(self, target: Target, lease: Lease, metrics: Metrics, arrival: float, deadline: float) -> None:
+    def __init__(
+        self, target: Target, lease: Lease, metrics: Metrics, arrival: float, deadline: float, priority: int
+    ) -> None:
         self.target = target
         self.arrival = arrival
         self.deadline = deadline
+        self.priority = priority
         self.step_adapters = 1
         """The most distinct adapters in a step that one of the rows was in."""
         self._lease = lease

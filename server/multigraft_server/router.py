@@ -8,10 +8,12 @@ from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
 from multigraft_adapters.methods import virtual_tokens
 from multigraft_adapters.registry import Registry, parse_reference
-from multigraft_server.calls import Call, Target, outcome_of
+from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
 from multigraft_server.tokenising import Tokeniser
+
+DEFAULT_TERMS = Terms()
 
 
 class Router:
@@ -36,8 +38,10 @@ class Router:
         self._max_length = max_length
         self._timeout_seconds = timeout_seconds
 
-    async def open(self, ref: str) -> Call:
+    async def open(self, ref: str, terms: Terms = DEFAULT_TERMS) -> Call:
         """Resolve the reference and take a lease; the caller closes the call.
+
+        The deadline is the server's, or the caller's where that is earlier.
 
         Raises TaskNotFoundError, VersionNotFoundError or InvalidRequestError, counted as `__unknown__`.
         """
@@ -48,7 +52,8 @@ class Router:
             self._metrics.request(UNKNOWN, outcome_of(error), time.monotonic() - arrival)
             raise
         lease = self._leases.acquire(target.task, target.number)
-        return Call(target, lease, self._metrics, arrival, arrival + self._timeout_seconds)
+        seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
+        return Call(target, lease, self._metrics, arrival, arrival + seconds, terms.priority)
 
     def resolve(self, ref: str) -> Target:
         """Who answers the reference now. Reads the registry; raises as `open`."""

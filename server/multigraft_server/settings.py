@@ -42,6 +42,18 @@ class ServerSettings(BaseModel):
         "auto"
     )
     slots: Annotated[int, Field(ge=1, le=1024, description="adapters resident on the device at once")] = 16
+    max_running_rows: Annotated[int, Field(ge=1, le=4096, description="generating answers at once")] = 32
+    max_step_tokens: Annotated[Count, Field(description="tokens of a step")] = 2048
+    max_step_rows: Annotated[int, Field(ge=2, le=65_536, description="rows of a step")] = 512
+    max_step_adapters: Annotated[
+        int | None, Field(ge=1, le=1025, description="distinct adapters of a step, the base among them")
+    ] = None
+    max_mixed_tokens: Annotated[
+        Count, Field(description="prompt tokens of a step in which answers go on, which wait for all of it")
+    ] = 512
+    age_bound_seconds: Annotated[
+        Seconds, Field(description="wait after which no priority and no want of room holds a request up")
+    ] = 2.0
     api_key: Annotated[
         str | None, Field(min_length=8, repr=False, description="bearer key that every route but /health asks")
     ] = None

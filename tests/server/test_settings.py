@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from multigraft_adapters.errors import BindError, SetupError
+from multigraft_server.assemble import assemble
 from multigraft_server.settings import ServerSettings, load_settings
 
 KEY = "a-long-enough-key"
@@ -69,3 +70,12 @@ def test_settings_are_frozen_and_every_one_is_described() -> None:
         ServerSettings().port = 1
     assert ServerSettings.model_fields
     assert all(field.description for field in ServerSettings.model_fields.values())
+
+
+def test_limits_that_contradict_each_other_are_refused_before_anything_is_loaded() -> None:
+    settings = ServerSettings(base="no-such-base", max_running_rows=64, max_step_tokens=64)
+    with (
+        pytest.raises(SetupError, match=r"max_step_tokens \(64\) must be more than max_running_rows"),
+        assemble(settings),
+    ):
+        pass

@@ -15,6 +15,7 @@ from multigraft_server.api.disconnect import unless_disconnected
 from multigraft_server.api.openai_answers import Generation, new_head, token_logprob
 from multigraft_server.api.openai_schemas import ChatBody
 from multigraft_server.api.sse import DONE, event, open_stream
+from multigraft_server.api.terms import TimeoutDep
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
 
@@ -22,13 +23,13 @@ router = APIRouter()
 
 
 @router.post("/v1/chat/completions")
-async def chat(body: ChatBody, request: Request, parts: PartsDep) -> Response:
+async def chat(body: ChatBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
     """Continue a chat by a text-generation task or by the base, in the base's chat template.
 
     An answer that names no limit has as many tokens as the context leaves, at most the setting
     `default_chat_tokens`. A task's own prompt is the system message of a chat that has none.
     """
-    call = await parts.router.open(body.model)
+    call = await parts.router.open(body.model, body.terms(timeout))
     with call.closed_on_error():
         reply = _Reply(body, await _submit(parts, call, body))
         if body.stream:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_server.api.terms import TermsBody
 from multigraft_server.engine.requests import SamplingParams
 
 MAX_LOGPROBS = 20
@@ -58,7 +59,7 @@ TextOrTokens = (
 )
 
 
-class OpenAIBody(BaseModel):
+class OpenAIBody(TermsBody):
     """A body of OpenAI's: fields that we do not know are ignored."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from pydantic.json_schema import SkipJsonSchema
 
 from multigraft_adapters.registry import PRODUCTION
+from multigraft_server.api.terms import TermsBody
 
 
 class Body(BaseModel):
@@ -16,7 +17,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class PredictBody(Body):
+class PredictBody(Body, TermsBody):
     """The Hugging Face inference payload.
 
     Further fields stand for parameters of the same names: Hugging Face's client sends those of
@@ -45,7 +46,7 @@ IMAGE_AS_BODY = {"requestBody": {"content": {"image/*": IMAGE_CONTENT, RAW: IMAG
 """What the description of a route adds that takes an image as its body."""
 
 
-class Entry(Body):
+class Entry(Body, TermsBody):
     """One prediction of a request for several tasks. `task` is a reference."""
 
     task: str
@@ -53,7 +54,7 @@ class Entry(Body):
     parameters: dict[str, Any] | None = None
 
 
-class ManyBody(Body):
+class ManyBody(Body, TermsBody):
     """One input for several tasks (`inputs`, `tasks`), or several predictions (`requests`)."""
 
     inputs: Any = None
@@ -74,7 +75,8 @@ class ManyBody(Body):
         """The predictions asked for, in order."""
         if self.requests is not None:
             return self.requests
-        return [Entry(task=task, inputs=self.inputs, parameters=self.parameters) for task in self.tasks or ()]
+        shared = {"inputs": self.inputs, "parameters": self.parameters, "priority": self.priority}
+        return [Entry(task=task, **shared) for task in self.tasks or ()]
 
 
 class AliasBody(Body):

@@ -1,0 +1,35 @@
+"""What a caller may ask of the scheduling: a priority in the body, a deadline in a header."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header
+from pydantic import BaseModel, Field
+
+from multigraft_server.calls import Terms
+
+Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+def _timeout(
+    x_request_timeout: Annotated[
+        float | None,
+        Header(gt=0, allow_inf_nan=False, description="seconds that the answer is worth computing for"),
+    ] = None,
+) -> float | None:
+    return x_request_timeout
+
+
+TimeoutDep = Annotated[float | None, Depends(_timeout)]
+"""The seconds in the header `x-request-timeout`."""
+
+
+class TermsBody(BaseModel):
+    """The fields of a body that are about its scheduling. `priority` is vLLM's: lower ones go first."""
+
+    priority: Priority = 0
+
+    def terms(self, timeout_seconds: float | None) -> Terms:
+        """All that was asked for."""
+        return Terms(self.priority, timeout_seconds)
