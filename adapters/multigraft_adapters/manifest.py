@@ -163,6 +163,11 @@ def parse_manifest(value: Mapping[str, Any]) -> Manifest:
 def manifest_problems(error: ValidationError) -> list[str]:
     """One sentence per problem of a pydantic validation error."""
     return [
-        f"task.json: {'.'.join(str(part) for part in problem['loc']) or 'the manifest'}: {problem['msg']}"
+        f"task.json: {'.'.join(str(part) for part in problem['loc']) or 'the manifest'}: {_plain(problem['msg'])}"
         for problem in error.errors()
     ]
+
+
+def _plain(message: str) -> str:
+    """A problem as we worded it, without what pydantic puts before it."""
+    return message.removeprefix("Value error, ")

@@ -293,5 +293,5 @@ def test_labels_that_are_missing_are_named_though_the_tensors_cannot_be_read() -
     parts.more[TENSORS_FILE] = b"junk"
     assert problems_of(parts.files()) == [
         "adapter_model.safetensors is truncated: 4 bytes",
-        "task.json: the manifest: Value error, id2label: a text-classification task needs its labels",
+        "task.json: the manifest: id2label: a text-classification task needs its labels",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_server.api.terms import TermsBody
@@ -53,10 +53,19 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 """Fields that change the meaning and are not supported, with the values by which they ask for nothing."""
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-TextOrTokens = (
-    str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-)
+
+
+def _check_lists(given: Any) -> Any:
+    """Raises ValueError for a list with nothing in it, of which the types below would tell less."""
+    if given == []:
+        raise ValueError("an empty list holds no text and no tokens")
+    if isinstance(given, list) and [] in given:
+        raise ValueError("a list of tokens in it is empty")
+    return given
+
+
+TokenIds = list[Annotated[int, Field(ge=0, strict=True)]]
+TextOrTokens = Annotated[str | TokenIds | list[str] | list[TokenIds], BeforeValidator(_check_lists)]
 
 
 class OpenAIBody(TermsBody):
@@ -148,6 +157,19 @@ class ChatBody(SamplingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    def refuse_unsupported(self) -> None:
+        """As of every body; and for two fields that contradict each other."""
+        OpenAIBody.refuse_unsupported(self)
+        if (
+            None not in (self.max_tokens, self.max_completion_tokens)
+            and self.max_tokens != self.max_completion_tokens
+        ):
+            raise InvalidRequestError(
+                "max_tokens and max_completion_tokens mean the same: give one of them", param="max_tokens"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("top_logprobs asks for logprobs: true", param="top_logprobs")
 
     @property
     def limit(self) -> int | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.registry import PRODUCTION
 from multigraft_server.api.terms import TermsBody
 
@@ -62,21 +63,18 @@ class ManyBody(Body, TermsBody):
     parameters: dict[str, Any] | None = None
     requests: Annotated[list[Entry], Field(min_length=1)] | None = None
 
-    @model_validator(mode="after")
-    def _has_one_form(self) -> Self:
-        fans_out = "inputs" in self.model_fields_set and self.tasks is not None
-        if self.requests is None and not fans_out:
-            raise ValueError("give inputs and tasks, or requests")
-        if self.requests is not None and self.model_fields_set != {"requests"}:
-            raise ValueError("give either inputs and tasks, or requests")
-        return self
-
     def entries(self) -> list[Entry]:
-        """The predictions asked for, in order."""
+        """The predictions asked for, in order. Raises InvalidRequestError unless the body has one of the forms."""
+        beside = sorted(self.model_fields_set - {"requests"})
         if self.requests is not None:
+            if beside:
+                raise InvalidRequestError("give either inputs and tasks, or requests", param=beside[0])
             return self.requests
+        if self.tasks is None or "inputs" not in self.model_fields_set:
+            absent = "tasks" if self.tasks is None else "inputs"
+            raise InvalidRequestError("give inputs and tasks, or requests", param=absent)
         shared = {"inputs": self.inputs, "parameters": self.parameters, "priority": self.priority}
-        return [Entry(task=task, **shared) for task in self.tasks or ()]
+        return [Entry(task=task, **shared) for task in self.tasks]
 
 
 class AliasBody(Body):
