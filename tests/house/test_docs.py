@@ -44,13 +44,15 @@ def test_cli_md_has_a_section_for_each_command_and_no_other() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_cli_md_names_every_option_of_a_command(name: str) -> None:
     section = page("cli.md").split(f"\n## `multigraft {name}`\n")[1].split("\n## ")[0]
-    options = [option for parameter in command(name).params for option in parameter.opts if option[0] == "-"]
+    parameters = [parameter for leaf in leaves(command(name)) for parameter in leaf.params]
+    options = {option for parameter in parameters for option in parameter.opts if option[0] == "-"}
     assert options
     assert not [option for option in options if f"`{option}" not in section]
 
 
 def test_every_command_keeps_its_data_in_the_same_folder() -> None:
-    options = [option for name in COMMANDS for option in command(name).params if option.name == "data_dir"]
+    commands = [leaf for name in COMMANDS for leaf in leaves(command(name))]
+    options = [option for found in commands for option in found.params if option.name == "data_dir"]
     assert len(options) > 1
     folder = ServerSettings.model_fields["data_dir"].default
     assert {option.default for option in options if isinstance(option.default, Path)} == {folder}
@@ -160,7 +162,10 @@ def check_commands(text: str) -> None:
         for argument in arguments:
             if argument.startswith("runs/") and argument.endswith("/adapter"):
                 Path(argument).mkdir(parents=True, exist_ok=True)  # what a training run leaves behind
-        command(name).make_context(name, arguments)
+        found = command(name)
+        if isinstance(found, click.Group):
+            found = found.commands[arguments.pop(0)]
+        found.make_context(name, arguments)
 
 
 def shown_commands(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -190,6 +195,11 @@ def command(name: str) -> click.Command:
     found = getattr(importlib.import_module(module), attribute)
     assert isinstance(found, click.Command)
     return found
+
+
+def leaves(found: click.Command) -> list[click.Command]:
+    """The command itself, or the commands of a group."""
+    return list(found.commands.values()) if isinstance(found, click.Group) else [found]
 
 
 def below(kind: type[MultigraftError]) -> Iterator[type[MultigraftError]]:
