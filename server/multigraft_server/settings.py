@@ -65,7 +65,7 @@ class ServerSettings(BaseModel):
     max_entries: Annotated[Count, Field(description="inputs, tasks or prompts in one request")] = 256
     max_image_pixels: Annotated[
         int, Field(ge=1, le=MAX_IMAGE_PIXELS, description="cap of an image's width times its height")
-    ] = 50_000_000
+    ] = 25_000_000
     default_chat_tokens: Annotated[
         Count, Field(description="tokens of a chat answer that names no limit, if the context leaves them")
     ] = 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from typing import Any
@@ -60,6 +61,27 @@ def test_a_bad_image_is_a_400_that_names_the_field(viewer: Served, name: str) ->
         assert response.status_code == 400, response.text
         assert response.json()["error"]["param"] == param
         assert_says(response.json()["error"]["message"], problem)
+
+
+WHOLE = [encoded(noise(), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_whatever_bytes_are_wrong_it_is_never_the_server_s_fault(viewer: Served) -> None:
+    chance = random.Random(7)
+    files = [spoilt(chance.choice(WHOLE), chance) for _ in range(200)]
+    answers = [viewer.http.post("/v1/tasks/damage/predict", content=file) for file in files]
+    assert {answer.status_code for answer in answers} == {200, 400}
+    assert {answer.json()["error"]["param"] for answer in answers if answer.status_code == 400} == {"inputs"}
+
+
+def spoilt(file: bytes, chance: random.Random) -> bytes:
+    """A file with some bytes changed, left out or put in, most of them near its start."""
+    data = bytearray(file)
+    for _ in range(chance.choice((1, 2, 5, 30))):
+        place = chance.randrange(min(len(data), 120) if chance.random() < 0.6 else len(data))
+        data[place : place + chance.choice((0, 1, 1, 4))] = chance.randbytes(chance.choice((0, 1, 1, 4)))
+    return bytes(data)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_more_urgent_request_goes_before_those_that_wait(serve: Serve) -> None
     for number, (name, priority) in enumerate([("late", 5), ("default", 0), ("urgent", -5)], start=1):
         threads.append(threading.Thread(target=ask, args=(name, priority)))
         threads[-1].start()
-        wait_for(lambda number=number: served.parts.engine.snapshot().waiting >= number)  # type: ignore[misc]
+        wait_for(lambda number=number: served.parts.engine.snapshot().waiting >= number)
     for thread in threads:
         thread.join()
     assert ended == ["first", "urgent", "default", "late"]
