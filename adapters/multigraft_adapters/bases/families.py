@@ -34,6 +34,8 @@ LAST_STATE = HeadLayout("score", pooling="last", bias=False)
 DECODER_HEADS = {"text-classification": LAST_STATE, "token-classification": HeadLayout("score")}
 LLAMA_HEADS = DECODER_HEADS | {"question-answering": HeadLayout("qa_outputs", backbone_prefix="transformer")}
 TOKEN_HEADS = {"token-classification": HeadLayout("classifier"), "question-answering": HeadLayout("qa_outputs")}
+LINEAR_ON_FIRST = HeadLayout("classifier", pooling="cls")
+LAYERED_ON_FIRST = HeadLayout("classifier.out_proj", pooling="cls", hidden=HiddenLayer("classifier.dense", "tanh"))
 MODERNBERT_HIDDEN = HiddenLayer("head.dense", "gelu", bias=False, norm=NormLayer("head.norm", 1e-5, bias=False))
 
 FAMILIES: dict[str, FamilyTraits] = {
@@ -52,7 +54,12 @@ FAMILIES: dict[str, FamilyTraits] = {
         "bert",
         token_types=True,
         prefix=True,
-        heads=TOKEN_HEADS | {"text-classification": HeadLayout("classifier", pooling="pooler")},
+        heads=TOKEN_HEADS
+        | {
+            "text-classification": HeadLayout(
+                "classifier", pooling="pooler", others=(LINEAR_ON_FIRST, LAYERED_ON_FIRST)
+            )
+        },
     ),
     "roberta": FamilyTraits(
         "encoder",
@@ -61,8 +68,8 @@ FAMILIES: dict[str, FamilyTraits] = {
         prefix=True,
         heads=TOKEN_HEADS
         | {
-            "text-classification": HeadLayout(
-                "classifier.out_proj", pooling="cls", hidden=HiddenLayer("classifier.dense", "tanh")
+            "text-classification": replace(
+                LAYERED_ON_FIRST, others=(LINEAR_ON_FIRST, HeadLayout("classifier", pooling="pooler"))
             )
         },
     ),
@@ -72,7 +79,10 @@ FAMILIES: dict[str, FamilyTraits] = {
         heads=TOKEN_HEADS
         | {
             "text-classification": HeadLayout(
-                "classifier", pooling="cls", hidden=HiddenLayer("pre_classifier", "relu")
+                "classifier",
+                pooling="cls",
+                hidden=HiddenLayer("pre_classifier", "relu"),
+                others=(LAYERED_ON_FIRST,),
             )
         },
     ),

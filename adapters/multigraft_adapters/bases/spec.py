@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -89,7 +89,8 @@ class HeadLayout:
 
     `output` is the path of its last linear module, with or without a `bias`. `pooling` is the state that it reads,
     None where it reads every token's. `backbone_prefix` is given where this task model keeps the backbone
-    elsewhere than the family's others.
+    elsewhere than the family's others. `others` are what an adapter made elsewhere may put there instead, if its
+    manifest says which state it reads.
     """
 
     output: str
@@ -97,6 +98,16 @@ class HeadLayout:
     bias: bool = True
     hidden: HiddenLayer | None = None
     backbone_prefix: str | None = None
+    others: tuple[HeadLayout, ...] = ()
+
+    def of(self, pooling: Pooling | None, tensors: Iterable[str]) -> HeadLayout:
+        """This layout, or of the others the one that reads this state and has its output among the tensors."""
+        names = set(tensors)
+        fitting = (
+            other for other in self.others if other.pooling == pooling and other.output_tensors["weight"] in names
+        )
+        native = pooling in (None, self.pooling) and self.output_tensors["weight"] in names
+        return self if native else next(fitting, self)
 
     @property
     def output_tensors(self) -> dict[str, str]:

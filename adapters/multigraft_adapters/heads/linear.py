@@ -97,6 +97,7 @@ def read_linear(
     if layout is None:
         problems.append(f"transformers has no {task_type} model of type {spec.model_type!r}")
         return None
+    layout = layout.of(wanted.pooling, _paths_in(tensors))
     found: list[str] = []
     if layout.pooling == "pooler" and not spec.has_pooler:
         found.append("a classification adapter of this base reads its pooler, and this base has none")
@@ -114,6 +115,11 @@ def read_linear(
         return None
     completed = wanted.model_copy(update={"pooling": layout.pooling, "shapes": shapes})
     return LinearHead(completed, parts["weight"], parts.get("bias"), _hidden(layout, parts))
+
+
+def _paths_in(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The tensors' paths in the task model."""
+    return {name.removeprefix(prefix) for name in tensors for prefix in (PEFT_PREFIX, PROMPT_PREFIX)}
 
 
 def _take_parts(
