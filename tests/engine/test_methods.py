@@ -101,7 +101,7 @@ def by_digest(adapters: list[PeftAdapter]) -> dict[str, VerifiedAdapter]:
 
 
 @pytest.mark.parametrize("family", IN_ONE_BATCH)
-@pytest.mark.parametrize("max_step_tokens", [8192, 64])
+@pytest.mark.parametrize("max_step_tokens", [8192, 72])
 def test_all_methods_in_one_batch_answer_what_peft_answers(
     family: str,
     max_step_tokens: int,

@@ -106,10 +106,14 @@ def test_a_more_urgent_request_goes_before_those_that_wait(serve: Serve) -> None
     for number, (name, priority) in enumerate([("late", 5), ("default", 0), ("urgent", -5)], start=1):
         threads.append(threading.Thread(target=ask, args=(name, priority)))
         threads[-1].start()
-        wait_for(lambda number=number: served.parts.engine.snapshot().waiting >= number)
+        wait_for_waiting(served, number)
     for thread in threads:
         thread.join()
     assert ended == ["first", "urgent", "default", "late"]
+
+
+def wait_for_waiting(served: Served, number: int) -> None:
+    wait_for(lambda: served.parts.engine.snapshot().waiting >= number)
 
 
 def wait_for(condition: Any) -> None:
