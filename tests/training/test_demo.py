@@ -22,6 +22,7 @@ from rich.console import Console
 from multigraft_adapters.errors import BindError, SetupError
 from multigraft_training.demo.asking import FanOut, TaskAnswer
 from multigraft_training.demo.background import Background, asking_in_background
+from multigraft_training.demo.methods import Question, methods_table, questions
 from multigraft_training.demo.processes import (
     HOST,
     MULTIGRAFT,
@@ -123,6 +124,33 @@ def test_the_table_tells_a_task_that_failed() -> None:
     assert "at most 3 distinct adapters" in summary([fan_out], Background(), 1.0)[0]
 
 
+def test_the_methods_table_tells_what_each_answered_and_how_often_it_was_right() -> None:
+    asked = [Question("hello", "billing"), Question("bye", "account")]
+    digest = "sha256:" + "ab" * 32
+    answers = tuple(
+        TaskAnswer(f"topic-{label}", 2, digest, f"{label} (0.91)", error, label)
+        for label, error in (("billing", None), ("account", None), (None, "the queue is full"))
+    )
+    fan_outs = [FanOut(answers, seconds=0.25, step_adapters=step_adapters) for step_adapters in (1, 3)]
+    pushed = {method: {"largest_difference": 0.0123} for method in ("lora", "ia3", "prompt")}
+    written = StringIO()
+    Console(file=written, width=160).print(methods_table(asked, fan_outs, pushed))
+    lines = written.getvalue().splitlines()
+    assert 'One request, 3 adapters in its step: "bye"' in written.getvalue()
+    lora, ia3, prompt = (next(line for line in lines if f" {method} " in line) for method in pushed)
+    assert " no " in lora and " 1 " in lora and "0.0123" in lora and "sha256:abababababab" in lora
+    assert " yes " in ia3 and "account (0.91)" in ia3
+    assert "failed: the queue is full" in prompt and " 0 " in prompt
+
+
+def test_the_methods_are_asked_about_texts_of_every_topic_that_none_has_seen() -> None:
+    asked = questions()
+    data = Path(__file__).parents[2] / "training" / "multigraft_training" / "demo" / "data"
+    train = {json.loads(line)["text"] for line in (data / "topic-train.jsonl").read_text().splitlines()}
+    assert len(asked) == len({question.text for question in asked} - train) == 18
+    assert len({question.topic for question in asked[:6]}) == 6
+
+
 @pytest.mark.parametrize("has_key", [False, True])
 def test_what_to_type_next_carries_the_key_when_there_is_one(has_key: bool) -> None:
     text = next_steps("http://127.0.0.1:8100", "smollm2", has_key)
@@ -157,6 +185,22 @@ def test_the_demo_trains_serves_compares_and_stays_until_ctrl_c(tmp_path: Path, 
     told = (tmp_path / "out.txt").read_text()
     assert "adapters in its step" in told and "multigraft predict topic" in told
     assert next_steps(f"http://{HOST}:{port}", "tiny-llama", has_key=False) in told
+
+
+@pytest.mark.slow
+def test_the_demo_of_the_methods_serves_them_all_in_one_step(tmp_path: Path, tiny_base: TinyBase) -> None:
+    file = tmp_path / "demo.json"
+    with running_demo(tiny_base("bert"), tmp_path, "--methods", "--exit", "--json", str(file)) as demo:
+        assert demo.wait(300) == 0, (tmp_path / "err.txt").read_text()
+    content = json.loads(file.read_text())
+    methods = {one["method"]: one["pushed"] for one in content["methods"]}
+    assert list(methods) == ["lora", "ia3", "bottleneck", "prefix", "prompt", "p-tuning"]
+    assert all(pushed["version"] == 1 and pushed["largest_difference"] < 1e-3 for pushed in methods.values())
+    assert all(answer["error"] is None for fan_out in content["fan_outs"] for answer in fan_out["answers"])
+    assert max(fan_out["step_adapters"] for fan_out in content["fan_outs"]) >= len(methods)
+    assert content["background"]["answered"] > 0 and content["background"]["failed"] == 0
+    told = (tmp_path / "out.txt").read_text()
+    assert "methods learn one task" in told and "topic-prefix@1" in told
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ON_BERT: dict[str, dict[str, Any]] = {
     "biases of lora's targets": {"name": "lora", "bias": "lora_only", "targets": ["query", "dense"]},
+    "all biases": {"name": "lora", "bias": "all", "targets": ["query"]},
     "pfeiffer around the norm": {"name": "bottleneck", "ln_before": True},
     "ia3 elsewhere": {"name": "ia3", "targets": ["query", "output.dense"], "feedforward": ["output.dense"]},
 }
@@ -206,7 +207,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"name": "bottleneck", "ln_before": True},
         "method: .*no place for an adapter around on llama",
     ),
-    "biases of norms": ("bert", {"name": "lora", "bias": "all"}, "method: not of a linear module"),
     "a pattern for nothing": (
         "llama",
         {"name": "lora", "targets": ["q_proj"], "rank_pattern": {"v_proj": 2}},

@@ -24,13 +24,14 @@ ANSWER_TOKENS = 40
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswer:
-    """One task's answer in a fan-out; `error` instead of `text` when there is none."""
+    """One task's answer in a fan-out; `error` instead of `text` when there is none. `label` is a classifier's."""
 
     task: str
     version: int | None
     digest: str
     text: str
     error: str | None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ def fan_out_in_a_crowd(url: str, api_key: str | None, text: str, tasks: Sequence
         return [fan_out for run in runs for fan_out in run.result()]
 
 
+def fan_out_each(url: str, api_key: str | None, texts: Sequence[str], tasks: Sequence[str]) -> list[FanOut]:
+    """Each text sent to all tasks, several clients at once; the fan-outs in the order of the texts.
+
+    Raises httpx.HTTPError when the server does not answer a request with success.
+    """
+    with ThreadPoolExecutor(CROWD) as pool, _connected(url, api_key) as http:
+        return list(pool.map(lambda text: _fan_out(http, text, tasks), texts))
+
+
 def chat_pairs(url: str, api_key: str | None, base: str, style: str, questions: Sequence[str]) -> list[ChatPair]:
     """Each question answered greedily by both."""
     with Client(url, api_key) as client:
@@ -68,9 +78,13 @@ def chat_pairs(url: str, api_key: str | None, base: str, style: str, questions: 
 
 
 def _fan_out_often(url: str, api_key: str | None, text: str, tasks: Sequence[str]) -> list[FanOut]:
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=300.0, trust_env=False) as http:
+    with _connected(url, api_key) as http:
         return [_fan_out(http, text, tasks) for _ in range(ROUNDS)]
+
+
+def _connected(url: str, api_key: str | None) -> httpx.Client:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return httpx.Client(base_url=url, headers=headers, timeout=300.0, trust_env=False)
 
 
 def _fan_out(http: httpx.Client, text: str, tasks: Sequence[str]) -> FanOut:
@@ -85,15 +99,16 @@ def _fan_out(http: httpx.Client, text: str, tasks: Sequence[str]) -> FanOut:
 def _answer(result: dict[str, Any]) -> TaskAnswer:
     if "error" in result:
         return TaskAnswer(result["task"], None, "", "", result["error"]["message"])
-    return TaskAnswer(result["task"], result["version"], result["adapter"], _said(result["output"]), None)
+    text, label = _said(result["output"])
+    return TaskAnswer(result["task"], result["version"], result["adapter"], text, None, label)
 
 
-def _said(output: Any) -> str:
-    """A classification's best label with its score, or a generated text."""
+def _said(output: Any) -> tuple[str, str | None]:
+    """A classification's best label with its score, and the label; or a generated text."""
     first = output[0] if isinstance(output, list) else output
     if isinstance(first, list):
-        return f"{first[0]['label']} ({first[0]['score']:.2f})"
-    return " ".join(first["generated_text"].split())
+        return f"{first[0]['label']} ({first[0]['score']:.2f})", first[0]["label"]
+    return " ".join(first["generated_text"].split()), None
 
 
 def _chat(client: Client, model: str, question: str) -> str:

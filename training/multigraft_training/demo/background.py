@@ -39,10 +39,10 @@ class Background:
 
 
 @contextmanager
-def asking_in_background(url: str, api_key: str | None, base: str) -> Iterator[Background]:
-    """Chat and embed with the bare base, one request after the other, until the block ends."""
+def asking_in_background(url: str, api_key: str | None, base: str, *, chats: bool = True) -> Iterator[Background]:
+    """Embed with the bare base and, if it `chats`, chat, one request after the other, until the block ends."""
     counts, stop = Background(), threading.Event()
-    thread = threading.Thread(target=_ask, args=(url, api_key, base, counts, stop), name="background")
+    thread = threading.Thread(target=_ask, args=(url, api_key, base, chats, counts, stop), name="background")
     thread.start()
     try:
         yield counts
@@ -51,12 +51,13 @@ def asking_in_background(url: str, api_key: str | None, base: str) -> Iterator[B
         thread.join()
 
 
-def _ask(url: str, api_key: str | None, base: str, counts: Background, stop: threading.Event) -> None:
+def _ask(url: str, api_key: str | None, base: str, chats: bool, counts: Background, stop: threading.Event) -> None:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as http:
         for text in cycle(TEXTS):
             message = {"role": "user", "content": text}
-            counts.count(http, "/v1/chat/completions", {"model": base, "messages": [message], "max_tokens": 8})
+            if chats:
+                counts.count(http, "/v1/chat/completions", {"model": base, "messages": [message], "max_tokens": 8})
             counts.count(http, "/v1/embeddings", {"model": base, "input": text})
             if stop.wait(PAUSE_SECONDS):
                 return

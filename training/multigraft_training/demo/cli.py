@@ -9,7 +9,13 @@ import click
 
 @click.command()
 @click.option(
-    "--base", default="smollm2", show_default=True, help="A decoder: short name, folder or Hugging Face id."
+    "--base",
+    default="smollm2",
+    show_default=True,
+    help="A decoder, or with --methods also an encoder such as minilm: short name, folder or Hugging Face id.",
+)
+@click.option(
+    "--methods", "shows_methods", is_flag=True, help="Train one adapter of each method, in place of three tasks."
 )
 @click.option(
     "--data-dir",
@@ -33,6 +39,7 @@ import click
 @click.option("--json", "json_file", metavar="FILE", help="Write the tables' content as JSON.")
 def demo(
     base: str,
+    shows_methods: bool,
     data_dir: Path,
     dtype: str,
     port: int | None,
@@ -46,16 +53,26 @@ def demo(
     multigraft, and pushed while the server goes on answering. Then one text is sent to all three, and the base
     and the style chat side by side. Takes some minutes on two cores.
 
-    The exit code is 0 when all three answered, at least three distinct adapters were computed in one step, and
-    no request failed on the way; else 1.
+    With --methods six adapters learn one task, each by another method (LoRA, (IA)3, bottleneck, prefix tuning,
+    prompt tuning, P-tuning), and answer in one step; a table shows what each said and how often it is right.
+
+    \b
+    multigraft demo --exit
+    multigraft demo --methods --base minilm
+
+    The exit code is 0 when all tasks answered, their adapters (at least three) were computed in one step, and no
+    request failed on the way; else 1.
     """
     from rich.console import Console
 
+    from multigraft_training.demo.methods import tell_methods
     from multigraft_training.demo.processes import ending_on_signals
-    from multigraft_training.demo.story import DemoOptions, tell
+    from multigraft_training.demo.stage import DemoOptions
+    from multigraft_training.demo.story import tell
 
     options = DemoOptions(base, data_dir, dtype, port, api_key, does_exit, json_file)
+    play = tell_methods if shows_methods else tell
     with ending_on_signals():
-        is_right = tell(options, Console(highlight=False, markup=False, emoji=False))
+        is_right = play(options, Console(highlight=False, markup=False, emoji=False))
     if not is_right:
         raise click.exceptions.Exit(1)
