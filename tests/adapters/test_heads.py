@@ -20,7 +20,6 @@ from multigraft_adapters.heads import (
     LinearHead,
     decode_classification,
     decode_embedding,
-    get_head_kind,
     register,
 )
 from multigraft_adapters.heads.classification import ACTIVATIONS
@@ -201,7 +200,7 @@ def test_a_head_of_one_label_must_say_what_its_number_means() -> None:
 
 
 def test_the_registry_refuses_a_second_head_of_a_kind_or_a_task_type_and_a_bad_name() -> None:
-    embedding = get_head_kind("embedding")
+    embedding = HEAD_KINDS["embedding"]
     for kind in (
         embedding,
         HeadKind("vectors", ("feature-extraction",), (), embedding.read),
@@ -211,4 +210,4 @@ def test_the_registry_refuses_a_second_head_of_a_kind_or_a_task_type_and_a_bad_n
             register(kind)
     assert sorted(HEAD_KINDS) == ["classification", "embedding", "generation", "images", "spans", "tokens"]
     with pytest.raises(KeyError, match="there are classification, embedding, generation, images, spans, tokens"):
-        get_head_kind("waves")
+        HEAD_KINDS["waves"]

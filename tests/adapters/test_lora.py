@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from multigraft_adapters.artifact import Limits, write_folder
 from multigraft_adapters.errors import InvalidAdapterError
-from multigraft_adapters.methods import METHODS, Method, apply_lora, get_method, register
+from multigraft_adapters.methods import METHODS, Method, apply_lora, register
 from multigraft_adapters.methods.lora_config import read_settings
 from multigraft_adapters.verify import TaskDeclaration, VerifiedAdapter, verify
 from tests.adapters.made import LABELS, SPEC, TinyBase, as_lora, generation_parts, peft_model, saved
@@ -293,7 +293,7 @@ def test_a_reference_product_runs_in_the_dtype_of_its_input() -> None:
 
 
 def test_the_registry_refuses_a_second_method_of_a_name_or_a_peft_type_and_a_bad_name() -> None:
-    lora = get_method("lora")
+    lora = METHODS["lora"]
     for method in (
         lora,
         Method("lora2", lora.peft_types, lora.check, lora.read, lora.describe),
@@ -301,9 +301,9 @@ def test_the_registry_refuses_a_second_method_of_a_name_or_a_peft_type_and_a_bad
     ):
         with pytest.raises(ValueError, match="already registered|not a method's name"):
             register(method)
-    assert get_method("lora") is lora and "lora2" not in METHODS
+    assert METHODS["lora"] is lora and "lora2" not in METHODS
     with pytest.raises(KeyError, match="there are .*lora"):
-        get_method("full")
+        METHODS["full"]
 
 
 def test_stock_peft_reads_the_canonical_files_and_answers_the_same(

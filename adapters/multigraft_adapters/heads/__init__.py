@@ -12,7 +12,7 @@ from multigraft_adapters.heads.classification import (
 from multigraft_adapters.heads.embedding import EmbeddingHead, decode_embedding, read_embedding
 from multigraft_adapters.heads.entities import Entity, EntityReader, Strategy
 from multigraft_adapters.heads.generation import GenerationHead, read_generation
-from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, get_head_kind, kind_for, register
+from multigraft_adapters.heads.head import HEAD_KINDS, Head, HeadKind, kind_for, register
 from multigraft_adapters.heads.linear import HiddenWeights, LinearHead
 from multigraft_adapters.heads.spans import Span, SpanRules, decode_spans, read_spans
 from multigraft_adapters.heads.tokens import read_tokens
@@ -34,7 +34,6 @@ __all__ = [
     "decode_classification",
     "decode_embedding",
     "decode_spans",
-    "get_head_kind",
     "kind_for",
     "register",
 ]

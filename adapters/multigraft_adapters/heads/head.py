@@ -1,8 +1,7 @@
-"""What a head is to the rest of the system, and the registry of head kinds."""
+"""What a head is to the rest of the system, and the kinds that there are."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor
 
 from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.catalogue import Catalogue
 from multigraft_adapters.manifest import HeadSpec, TaskType
-
-_KIND = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Head(Protocol):
@@ -61,28 +59,17 @@ class HeadKind:
         return sorted(set(self.modules).union(*(layout.modules for layout in layouts)))
 
 
-HEAD_KINDS: dict[str, HeadKind] = {}
+HEAD_KINDS: Catalogue[HeadKind] = Catalogue("head kind", lambda kind: kind.task_types)
 
 
 def register(kind: HeadKind) -> None:
     """Add a kind; raises ValueError when its name is not lower case, or it or a task type of it is taken."""
-    if not _KIND.fullmatch(kind.kind):
-        raise ValueError(f"{kind.kind!r} is not a head kind's name: lower-case letters, digits and _")
-    if kind.kind in HEAD_KINDS or any(kind_for(task_type) for task_type in kind.task_types):
-        raise ValueError(f"the head kind {kind.kind!r}, or a kind for its task types, is already registered")
-    HEAD_KINDS[kind.kind] = kind
-
-
-def get_head_kind(kind: str) -> HeadKind:
-    """The head kind of this name; raises KeyError naming those that exist."""
-    if kind not in HEAD_KINDS:
-        raise KeyError(f"no head kind {kind!r}; there are {', '.join(sorted(HEAD_KINDS))}")
-    return HEAD_KINDS[kind]
+    HEAD_KINDS.add(kind.kind, kind)
 
 
 def kind_for(task_type: TaskType) -> HeadKind | None:
     """The head kind that answers a task type, if there is one."""
-    return next((kind for kind in HEAD_KINDS.values() if task_type in kind.task_types), None)
+    return HEAD_KINDS.of(task_type)
 
 
 def refuse_fields(wanted: HeadSpec, fields: tuple[str, ...], problems: list[str]) -> None:

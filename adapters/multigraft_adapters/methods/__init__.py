@@ -15,7 +15,7 @@ from multigraft_adapters.methods.ia3 import Ia3Delta, describe_ia3, read_ia3, re
 from multigraft_adapters.methods.lora import LoraDelta, LoraPair, apply_lora, embed_scale_of, weight_of
 from multigraft_adapters.methods.lora_config import describe_lora, read_settings
 from multigraft_adapters.methods.lora_tensors import read_lora
-from multigraft_adapters.methods.method import METHODS, Delta, Method, get_method, method_of_peft, register
+from multigraft_adapters.methods.method import METHODS, Delta, Method, method_of_peft, register
 from multigraft_adapters.methods.prefix import PrefixDelta, check_prefix, read_prefix
 from multigraft_adapters.methods.prompt import PromptDelta, check_prompt, read_prompt
 from multigraft_adapters.methods.reference import applied, compute
@@ -37,7 +37,6 @@ __all__ = [
     "apply_lora",
     "compute",
     "embed_scale_of",
-    "get_method",
     "method_of_peft",
     "register",
     "virtual_tokens",

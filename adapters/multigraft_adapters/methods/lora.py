@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
@@ -102,9 +103,9 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def embed_scale_of(embedding: nn.Module) -> float:
-    """What some families multiply their embeddings with, inside the module."""
-    scale: Tensor | float = getattr(embedding, "embed_scale", 1.0)
-    return float(scale)
+    """What some families multiply their embeddings with, inside the module, in their precision."""
+    weight: Tensor = embedding.weight  # type: ignore[assignment]
+    return float(torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to(weight.dtype))
 
 
 def _embed(embedding: nn.Module, ids: Tensor, pair: LoraPair) -> Tensor:

@@ -1,8 +1,7 @@
-"""What a method is to the rest of the system, and the registry of methods."""
+"""What a method is to the rest of the system, and the methods that there are."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from multigraft_adapters.artifact import Limits
 from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.catalogue import Catalogue
 from multigraft_adapters.methods.bottleneck import BottleneckDelta
 from multigraft_adapters.methods.ia3 import Ia3Delta
 from multigraft_adapters.methods.lora import LoraDelta
@@ -22,8 +22,6 @@ Delta = LoraDelta | Ia3Delta | BottleneckDelta | PromptDelta | PrefixDelta
 
 ReadDelta = Callable[[Mapping[str, Any], dict[str, Tensor], BaseSpec, Limits, list[str]], Delta | None]
 CheckConfig = Callable[[Mapping[str, Any], Limits, list[str]], object]
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +43,14 @@ class Method:
     normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
-METHODS: dict[str, Method] = {}
+METHODS: Catalogue[Method] = Catalogue("method", lambda method: method.peft_types)
 
 
 def register(method: Method) -> None:
     """Add a method; raises ValueError when its name is not lower case, or its name or PEFT type is taken."""
-    if not _NAME.fullmatch(method.name):
-        raise ValueError(f"{method.name!r} is not a method's name: lower-case letters, digits and _")
-    if method.name in METHODS or any(method_of_peft(peft_type) for peft_type in method.peft_types):
-        raise ValueError(f"the method {method.name!r} ({', '.join(method.peft_types)}) is already registered")
-    METHODS[method.name] = method
-
-
-def get_method(name: str) -> Method:
-    """The method of this name; raises KeyError naming those that exist."""
-    if name not in METHODS:
-        raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+    METHODS.add(method.name, method)
 
 
 def method_of_peft(peft_type: object) -> Method | None:
     """The method that PEFT calls `peft_type`, if there is one."""
-    return next((method for method in METHODS.values() if peft_type in method.peft_types), None)
+    return METHODS.of(peft_type)

@@ -5,16 +5,41 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any, Protocol
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
 
 from multigraft_server.answers import Answer, Piece, read_text
+from multigraft_server.api.context import answer_headers, whole_answer_headers
+from multigraft_server.api.disconnect import unless_disconnected
 from multigraft_server.api.openai_schemas import SamplingBody
+from multigraft_server.api.sse import open_stream
 from multigraft_server.calls import Call
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.engine.requests import SamplingParams, Token
 from multigraft_server.parts import Parts
 from multigraft_server.tokenising import Tokens
+
+
+class Reply(Protocol):
+    """An answer in OpenAI's shape, to be told whole or piece by piece."""
+
+    async def whole(self) -> dict[str, Any]: ...
+
+    def chunks(self, call: Call) -> AsyncGenerator[bytes]: ...
+
+
+async def respond(request: Request, call: Call, submitted: Awaitable[Reply], *, stream: bool) -> Response:
+    """What a handler answers; the call is closed at its end, whichever way it ends."""
+    with call.closed_on_error():
+        reply = await submitted
+        if stream:
+            return await open_stream(request.receive, reply.chunks(call), call, answer_headers(call))
+        answer = await unless_disconnected(request.receive, reply.whole())
+    call.close()
+    return JSONResponse(answer, headers=whole_answer_headers(call))
 
 
 class Generation:

@@ -7,14 +7,13 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from multigraft_server.answers import Piece
-from multigraft_server.api.context import PartsDep, answer_headers, whole_answer_headers
-from multigraft_server.api.disconnect import unless_disconnected
-from multigraft_server.api.openai_answers import Generation, new_head, token_logprob
+from multigraft_server.api.context import PartsDep
+from multigraft_server.api.openai_answers import Generation, new_head, respond, token_logprob
 from multigraft_server.api.openai_schemas import ChatBody
-from multigraft_server.api.sse import DONE, event, open_stream
+from multigraft_server.api.sse import DONE, event
 from multigraft_server.api.terms import TimeoutDep
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
@@ -30,22 +29,16 @@ async def chat(body: ChatBody, request: Request, timeout: TimeoutDep, parts: Par
     `default_chat_tokens`. A task's own prompt is the system message of a chat that has none.
     """
     call = await parts.router.open(body.model, body.terms(timeout))
-    with call.closed_on_error():
-        reply = _Reply(body, await _submit(parts, call, body))
-        if body.stream:
-            return await open_stream(request.receive, reply.chunks(call), call, answer_headers(call))
-        answer = await unless_disconnected(request.receive, reply.whole())
-    call.close()
-    return JSONResponse(answer, headers=whole_answer_headers(call))
+    return await respond(request, call, _submit(parts, call, body), stream=bool(body.stream))
 
 
-async def _submit(parts: Parts, call: Call, body: ChatBody) -> Generation:
+async def _submit(parts: Parts, call: Call, body: ChatBody) -> _Reply:
     body.refuse_unsupported()
     parts.router.check_type(call.target, "text-generation", "chat")
     tokens = await parts.tokeniser.chat(_messages(call.target, body))
     default = parts.settings.default_chat_tokens
     limit = parts.router.answer_tokens(call.target, len(tokens.ids), body.limit, default, "messages")
-    return Generation(parts, call, body, [(tokens, body.sampling(limit, body.num_logprobs))])
+    return _Reply(body, Generation(parts, call, body, [(tokens, body.sampling(limit, body.num_logprobs))]))
 
 
 def _messages(target: Target, body: ChatBody) -> list[dict[str, str]]:

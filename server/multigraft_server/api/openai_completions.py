@@ -7,15 +7,14 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from multigraft_server.answers import Piece
-from multigraft_server.api.context import PartsDep, answer_headers, whole_answer_headers
-from multigraft_server.api.disconnect import unless_disconnected
-from multigraft_server.api.openai_answers import Generation, new_head
+from multigraft_server.api.context import PartsDep
+from multigraft_server.api.openai_answers import Generation, new_head, respond
 from multigraft_server.api.openai_inputs import read_sequences
 from multigraft_server.api.openai_schemas import CompletionBody
-from multigraft_server.api.sse import DONE, event, open_stream
+from multigraft_server.api.sse import DONE, event
 from multigraft_server.api.terms import TimeoutDep
 from multigraft_server.calls import Call
 from multigraft_server.detokenise import Vocabulary
@@ -31,23 +30,17 @@ router = APIRouter()
 async def complete(body: CompletionBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
     """Continue one prompt or several, given as text or as tokens, by a text-generation task or by the base."""
     call = await parts.router.open(body.model, body.terms(timeout))
-    with call.closed_on_error():
-        reply = _Reply(body, await _submit(parts, call, body))
-        if body.stream:
-            return await open_stream(request.receive, reply.chunks(call), call, answer_headers(call))
-        answer = await unless_disconnected(request.receive, reply.whole())
-    call.close()
-    return JSONResponse(answer, headers=whole_answer_headers(call))
+    return await respond(request, call, _submit(parts, call, body), stream=bool(body.stream))
 
 
-async def _submit(parts: Parts, call: Call, body: CompletionBody) -> Generation:
+async def _submit(parts: Parts, call: Call, body: CompletionBody) -> _Reply:
     body.refuse_unsupported()
     parts.router.check_type(call.target, "text-generation", "completions")
     rows = []
     for tokens in await read_sequences(parts, body.prompt, "prompt"):
         limit = parts.router.answer_tokens(call.target, len(tokens.ids), body.max_tokens, DEFAULT_TOKENS, "prompt")
         rows.append((tokens, body.sampling(limit, body.logprobs)))
-    return Generation(parts, call, body, rows)
+    return _Reply(body, Generation(parts, call, body, rows))
 
 
 class _Reply:
