@@ -113,7 +113,9 @@ def test_all_methods_in_one_batch_answer_what_peft_answers(
     everyone = [*adapters, bare_base(tiny_folder(family), family)]
     # Two rows of each, not side by side.
     wanted = list(zip(everyone * 2, prompts(2 * len(everyone)), strict=True))
-    settings = EngineSettings(slots=len(adapters), max_step_tokens=max_step_tokens, max_running_rows=64)
+    settings = EngineSettings(
+        slots=len(adapters), max_step_tokens=max_step_tokens, max_running_rows=min(64, max_step_tokens - 1)
+    )
     with running_engine(load_tiny(family), by_digest(adapters), settings) as loop:
         ask(loop, [(adapter, [9]) for adapter in everyone])  # all are in host memory now
         outcomes = ask(loop, wanted)

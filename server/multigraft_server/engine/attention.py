@@ -1,13 +1,12 @@
 """The attention function that packed steps run under, registered with transformers.
 
-It attends per row: whole rows (encoder inputs, pooling on decoders) among their own tokens; rows with a KV cache
-write their keys and values and attend to all that they have. Nothing is padded between rows.
+It attends per row: complete rows (encoder inputs, pooling on decoders) among their own tokens; rows with a KV
+cache write their keys and values and attend to all that they have. No linear layer ever sees padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,84 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from multigraft_server.engine.kv import KVCache
-from multigraft_server.engine.kv_table import KVRow
+from multigraft_server.engine.attention_step import (
+    AttentionStep,
+    ChunkRow,
+    DecodeGroup,
+    PrefixedRow,
+    WholeGroup,
+)
 
 ATTENTION_NAME = "multigraft"
-
-
-@dataclass(frozen=True, slots=True)
-class WholeRow:
-    """Tokens start..stop of the step are one complete sequence, after a prefix if there is one."""
-
-    start: int
-    stop: int
-    prefix: Tensor | None = None  # (2, layers, heads, virtual tokens, head_dim)
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRow:
-    """Tokens start..stop of the step continue a sequence of which `past` tokens are cached."""
-
-    start: int
-    stop: int
-    past: int
-    kv: KVRow
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeGroup:
-    """Rows of one slab that each compute one token.
-
-    `tokens`: their places in the step; `rows`: their rows in the slab, a slice where they lie side by side;
-    `positions`: the cache position that each writes; `longest`: the longest of them, its new token included.
-    """
-
-    slab: int
-    capacity: int
-    tokens: Tensor  # (n,)
-    rows: Tensor  # (n,)
-    row_slice: slice | None
-    positions: Tensor  # (n,)
-    longest: int
-    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window: (n, 1, 1, longest)
-
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where a row may look, -inf beyond its length and before its window; made once a step."""
-        if window not in self.masks:
-            places = torch.arange(self.longest, device=self.positions.device)
-            seen = places <= self.positions[:, None]
-            if window is not None:
-                seen &= places > self.positions[:, None] - window
-            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-            self.masks[window] = mask[:, None, None, :]
-        return self.masks[window]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionStep:
-    """How attention works on this step's tokens; every token is in exactly one part."""
-
-    causal: bool
-    whole: Sequence[WholeRow] = ()
-    chunks: Sequence[ChunkRow] = ()
-    decodes: Sequence[DecodeGroup] = ()
-    kv: KVCache | None = None
-    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)  # by length, past and window
-
-    def mask(self, length: int, past: int, window: int | None, device: torch.device) -> Tensor:
-        """(length, past + length): True where the last `length` tokens of a sequence may look; made once a step.
-
-        A token sees those less than `window` places away: before it, and after it too where nothing is causal.
-        """
-        key = (length, past, window)
-        if key not in self.masks:
-            away = torch.arange(past, past + length, device=device)[:, None] - torch.arange(
-                past + length, device=device
-            )
-            seen = away >= 0 if self.causal else torch.ones_like(away, dtype=torch.bool)
-            self.masks[key] = seen if window is None else seen & (away.abs() < window)
-        return self.masks[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +32,15 @@ class _Layer:
     scaling: float
     window: int | None
     softcap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _States:
+    """One layer's queries (tokens, heads, head_dim), keys and values (tokens, kv_heads, head_dim)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
 
 
 def packed_attention(
@@ -119,85 +58,111 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """query (1, heads, tokens, head_dim), key and value (1, kv_heads, tokens, head_dim)
     -> (1, tokens, heads, head_dim). `attention_mask` is always None in a packed step."""
-    out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
-    layer = _Layer(scaling, sliding_window, softcap)
-    for whole in attention_step.whole:
-        part = slice(whole.start, whole.stop)
-        keys, values = key[:, :, part], value[:, :, part]
-        if whole.prefix is not None:
-            keys, values = _after_prefix(whole.prefix, module, keys, values)
-        attended = _attend(query[:, :, part], keys, values, layer, attention_step)
-        out[:, part] = attended.transpose(1, 2)
-    if attention_step.kv is not None:
+    states = _States(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+    layer, step = _Layer(scaling, sliding_window, softcap), attention_step
+    out = query.new_empty(states.query.shape)
+    for index, whole in enumerate(step.whole):
+        _attend_wholes(out, states, layer, whole, step, index)
+    if step.prefixed or step.kv is not None:
         place: int = module.layer_idx  # type: ignore[assignment]
-        for chunk in attention_step.chunks:
-            cached = attention_step.kv.view(chunk.kv.slab, chunk.kv.capacity, place)
-            _attend_chunk(out, query, key, value, layer, chunk, cached, attention_step)
-        for group in attention_step.decodes:
-            cached = attention_step.kv.view(group.slab, group.capacity, place)
-            _attend_decodes(out, query, key, value, layer, group, cached)
-    return out, None
+        for prefixed in step.prefixed:
+            _attend_after_prefix(out, states, layer, prefixed, place, step)
+        for chunk in step.chunks:
+            _attend_chunk(out, states, layer, chunk, place, step)
+        for index, group in enumerate(step.decodes):
+            _attend_decodes(out, states, layer, group, place, step, index)
+    return out[None], None
 
 
-def _after_prefix(prefix: Tensor, module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (1, heads, tokens, head_dim) with those of a prefix at this layer before them."""
-    place: int = module.layer_idx  # type: ignore[assignment]
-    own_keys, own_values = prefix[:, place]
-    return torch.cat([own_keys[None], keys], dim=2), torch.cat([own_values[None], values], dim=2)
+def _attend_wholes(
+    out: Tensor, states: _States, layer: _Layer, group: WholeGroup, step: AttentionStep, index: int
+) -> None:
+    mask = step.whole_mask(index, layer.window, states.query.dtype, explicit=layer.softcap is not None)
+    query, key, value = (
+        _padded(part, group).view(group.count, group.longest, *part.shape[1:]).transpose(1, 2)
+        for part in (states.query, states.key, states.value)
+    )
+    attended = _product(query, key, value, layer, mask, causal=step.causal and mask is None)
+    flat = attended.transpose(1, 2).flatten(0, 1)
+    if group.tokens is None or group.kept is None:
+        out[group.first : group.first + len(flat)] = flat
+    else:
+        out.index_copy_(0, group.tokens, flat.index_select(0, group.kept))
+
+
+def _padded(part: Tensor, group: WholeGroup) -> Tensor:
+    """A group's tokens (count * longest, heads, head_dim) out of a step's."""
+    if group.places is None:
+        return part[group.first : group.first + group.count * group.longest]
+    return part.index_select(0, group.places)
+
+
+def _attend_after_prefix(
+    out: Tensor, states: _States, layer: _Layer, row: PrefixedRow, place: int, step: AttentionStep
+) -> None:
+    part = slice(row.start, row.stop)
+    own_keys, own_values = row.prefix[:, place]
+    keys = torch.cat([own_keys, states.key[part].transpose(0, 1)], dim=1)
+    values = torch.cat([own_values, states.value[part].transpose(0, 1)], dim=1)
+    out[part] = _continued(states.query[part], keys, values, layer, step)
 
 
 def _attend_chunk(
-    out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layer: _Layer,
-    chunk: ChunkRow,
-    cached: tuple[Tensor, Tensor],
-    step: AttentionStep,
+    out: Tensor, states: _States, layer: _Layer, chunk: ChunkRow, place: int, step: AttentionStep
 ) -> None:
-    keys, values = cached
+    assert step.kv is not None  # chunks have rows in it
+    keys, values = step.kv.view(chunk.kv.slab, chunk.kv.capacity, place)
     part, end = slice(chunk.start, chunk.stop), chunk.past + chunk.stop - chunk.start
-    keys[chunk.kv.index, :, chunk.past : end] = key[0, :, part]
-    values[chunk.kv.index, :, chunk.past : end] = value[0, :, part]
-    seen_keys, seen_values = keys[chunk.kv.index, None, :, :end], values[chunk.kv.index, None, :, :end]
-    attended = _attend(query[:, :, part], seen_keys, seen_values, layer, step)
-    out[:, part] = attended.transpose(1, 2)
+    keys[chunk.kv.index, :, chunk.past : end] = states.key[part].transpose(0, 1)
+    values[chunk.kv.index, :, chunk.past : end] = states.value[part].transpose(0, 1)
+    seen_keys, seen_values = keys[chunk.kv.index, :, :end], values[chunk.kv.index, :, :end]
+    out[part] = _continued(states.query[part], seen_keys, seen_values, layer, step)
 
 
 def _attend_decodes(
     out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    states: _States,
     layer: _Layer,
     group: DecodeGroup,
-    cached: tuple[Tensor, Tensor],
+    place: int,
+    step: AttentionStep,
+    index: int,
 ) -> None:
-    keys, values = cached
-    keys[group.rows, :, group.positions] = key[0, :, group.tokens].transpose(0, 1)
-    values[group.rows, :, group.positions] = value[0, :, group.tokens].transpose(0, 1)
-    rows: Tensor | slice = group.rows if group.row_slice is None else group.row_slice
-    num, kv_heads, head_dim = len(group.rows), key.shape[1], key.shape[3]
+    assert step.kv is not None  # decoding rows are in it
+    keys, values = step.kv.view(group.slab, group.capacity, place)
+    kv_heads, head_dim = states.key.shape[1:]
+    _write(keys, group, states.key)
+    _write(values, group, states.value)
+    rows = slice(group.first, group.first + group.count)
     # The query heads that share a KV head are folded into the query length: one small product, no copies of KV.
-    folded = query[0, :, group.tokens].transpose(0, 1).reshape(num, kv_heads, -1, head_dim)
+    folded = states.query.index_select(0, group.order).view(group.count, kv_heads, -1, head_dim)
     attended = _product(
         folded,
-        keys[rows][:, :, : group.longest],
-        values[rows][:, :, : group.longest],
+        keys[rows, :, : group.longest],
+        values[rows, :, : group.longest],
         layer,
-        group.mask(layer.window, query.dtype),
-    )
-    out[0, group.tokens] = attended.reshape(num, -1, head_dim)
+        step.decode_mask(index, layer.window, folded.dtype),
+    ).reshape(group.count, -1, head_dim)
+    kept = attended if group.kept is None else attended.index_select(0, group.kept)
+    out.index_copy_(0, group.tokens, kept)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, layer: _Layer, step: AttentionStep) -> Tensor:
-    """The last tokens of one sequence, `query`, over all of it."""
-    length, seen = query.shape[2], key.shape[2]
+def _write(cached: Tensor, group: DecodeGroup, new: Tensor) -> None:
+    """Put each row's keys or values, of `new` (tokens, kv_heads, head_dim), into the cache's rows."""
+    own = new.index_select(0, group.tokens).flatten(0, 1)
+    cached.view(-1, new.shape[2]).index_copy_(0, group.written, own)
+
+
+def _continued(query: Tensor, key: Tensor, value: Tensor, layer: _Layer, step: AttentionStep) -> Tensor:
+    """The last tokens of one sequence, `query` (tokens, heads, head_dim), over all of it, `key` and `value`
+    (kv_heads, all tokens, head_dim) -> (tokens, heads, head_dim)."""
+    length, seen = query.shape[0], key.shape[1]
     window = layer.window if layer.window is not None and seen > layer.window else None
     by_mask = window is not None or (step.causal and (seen > length or layer.softcap is not None))
-    mask = step.mask(length, seen - length, window, query.device) if by_mask else None
-    return _product(query, key, value, layer, mask, causal=step.causal and not by_mask)
+    mask = step.chunk_mask(length, seen - length, window, query.device) if by_mask else None
+    causal = step.causal and not by_mask
+    attended = _product(query.transpose(0, 1)[None], key[None], value[None], layer, mask, causal=causal)
+    return attended[0].transpose(0, 1)
 
 
 def _product(

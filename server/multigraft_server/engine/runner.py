@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from multigraft_adapters.bases import Base
-from multigraft_server.engine.attention import (
-    ATTENTION_NAME,
+from multigraft_server.engine.attention import ATTENTION_NAME
+from multigraft_server.engine.attention_step import (
     AttentionStep,
     ChunkRow,
-    DecodeGroup,
-    WholeRow,
+    DecodeRow,
+    PrefixedRow,
+    group_decodes,
+    group_wholes,
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
-from multigraft_server.engine.kv_table import KVRow
 from multigraft_server.engine.layers import hook_embedding, wrap_base
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
-
-
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    token: int
-    kv: KVRow
-    position: int
 
 
 class Runner:
@@ -89,9 +81,10 @@ class Runner:
         return pooled
 
     def _attention(self, rows: Sequence[PlannedRow]) -> AttentionStep:
-        whole: list[WholeRow] = []
+        whole: list[tuple[int, int]] = []
+        prefixed: list[PrefixedRow] = []
         chunks: list[ChunkRow] = []
-        decodes: dict[tuple[int, int], list[_Decode]] = defaultdict(list)
+        decodes: list[DecodeRow] = []
         place = 0
         for part in rows:
             stop, kv = place + part.count, part.row.kv
@@ -100,29 +93,23 @@ class Runner:
                 self._kv.ensure(kv.slab)
                 if prefix is not None and part.start == part.row.num_virtual:
                     self._kv.write(kv, prefix)
-            if kv is None:
-                whole.append(WholeRow(place, stop, prefix))
+            if kv is None and prefix is not None:
+                prefixed.append(PrefixedRow(place, stop, prefix))
+            elif kv is None:
+                whole.append((place, stop))
             elif part.count == 1 and part.start > 0:
-                decodes[kv.slab, kv.capacity].append(_Decode(place, kv, part.start))
+                decodes.append(DecodeRow(place, part.start, kv))
             else:
                 chunks.append(ChunkRow(place, stop, part.start, kv))
             place = stop
-        groups = [self._decode_group(slab, capacity, own) for (slab, capacity), own in decodes.items()]
-        causal = self._base.spec.family == "decoder"
-        return AttentionStep(causal, whole, chunks, groups, self._kv)
-
-    def _decode_group(self, slab: int, capacity: int, decodes: list[_Decode]) -> DecodeGroup:
-        decodes = sorted(decodes, key=lambda decode: decode.kv.index)
-        rows = [decode.kv.index for decode in decodes]
-        side_by_side = rows == list(range(rows[0], rows[0] + len(rows)))
-        return DecodeGroup(
-            slab=slab,
-            capacity=capacity,
-            tokens=torch.tensor([decode.token for decode in decodes], device=self.device),
-            rows=torch.tensor(rows, device=self.device),
-            row_slice=slice(rows[0], rows[0] + len(rows)) if side_by_side else None,
-            positions=torch.tensor([decode.position for decode in decodes], device=self.device),
-            longest=max(decode.position for decode in decodes) + 1,
+        spec = self._base.spec
+        return AttentionStep(
+            causal=spec.family == "decoder",
+            prefixed=prefixed,
+            whole=group_wholes(whole, self.device),
+            chunks=chunks,
+            decodes=group_decodes(decodes, 0 if spec.kv is None else spec.kv.heads, self.device),
+            kv=self._kv,
         )
 
 

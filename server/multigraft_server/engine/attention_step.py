@@ -1,0 +1,218 @@
+"""How attention works on a step: its rows brought into groups that are computed by one product each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from multigraft_server.engine.kv import KVCache
+from multigraft_server.engine.kv_table import KVRow
+
+GAP_WORK = 600
+"""Token places that are read in vain for a gap between two rows of the KV cache, at most: beyond, a product of its
+own is cheaper (measured on a 2-core CPU: about 60 us a product, 0.1 us a place)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixedRow:
+    """Tokens start..stop of the step are one complete sequence, after a prefix."""
+
+    start: int
+    stop: int
+    prefix: Tensor  # (2, layers, heads, virtual tokens, head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeGroup:
+    """Complete sequences of similar lengths, each padded to the longest.
+
+    Where the step holds them side by side and equally long, `places` is None and they begin at `first`. Else
+    `places` are the tokens' places in the step, the padding's that of the row's first token; `tokens` are the
+    places of the rows' own tokens and `kept` where these lie in the group.
+    """
+
+    first: int
+    count: int
+    longest: int
+    places: Tensor | None = None  # (count * longest,)
+    kept: Tensor | None = None  # (own tokens,)
+    tokens: Tensor | None = None  # (own tokens,)
+    lengths: Tensor | None = None  # (count,)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """Tokens start..stop of the step continue a sequence of which `past` tokens are cached."""
+
+    start: int
+    stop: int
+    past: int
+    kv: KVRow
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRow:
+    """The step's token at `place` is the one at `position` of a sequence whose earlier ones are cached."""
+
+    place: int
+    position: int
+    kv: KVRow
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Rows first..first+count of a slab, most of which compute one token each.
+
+    `order`: the place in the step of each row's token, any for rows in a gap; `kept` are those that are not, None
+    when none is; `tokens` their places in the step. `written`: where their keys go, as places of the slab laid
+    out (rows * heads * capacity). `positions`: that of each row's token; `longest`: the tokens of the longest.
+    """
+
+    slab: int
+    capacity: int
+    first: int
+    count: int
+    order: Tensor  # (count,)
+    kept: Tensor | None  # (n,)
+    tokens: Tensor  # (n,)
+    written: Tensor  # (n * heads,)
+    positions: Tensor  # (count,)
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """How attention works on this step's tokens; every token is in exactly one part."""
+
+    causal: bool
+    prefixed: Sequence[PrefixedRow] = ()
+    whole: Sequence[WholeGroup] = ()
+    chunks: Sequence[ChunkRow] = ()
+    decodes: Sequence[DecodeGroup] = ()
+    kv: KVCache | None = None
+    masks: dict[object, Tensor | None] = field(default_factory=dict)
+
+    def chunk_mask(self, length: int, past: int, window: int | None, device: torch.device) -> Tensor:
+        """(length, past + length): True where the last `length` tokens of a sequence may look; made once a step.
+
+        A token sees those less than `window` places away: before it, and after it too where nothing is causal.
+        """
+        key = ("chunk", length, past, window)
+        if key not in self.masks:
+            away = torch.arange(past, past + length, device=device)[:, None] - torch.arange(
+                past + length, device=device
+            )
+            seen = away >= 0 if self.causal else torch.ones_like(away, dtype=torch.bool)
+            self.masks[key] = seen if window is None else seen & (away.abs() < window)
+        return _made(self.masks[key])
+
+    def whole_mask(self, index: int, window: int | None, dtype: torch.dtype, *, explicit: bool) -> Tensor | None:
+        """What the rows of a group may see, 0 or -inf, (count or 1, 1, 1 or longest, longest); None where that
+        follows from being causal, unless it must be `explicit`, or where they see everything."""
+        group = self.whole[index]
+        near = window is not None and group.longest > window
+        key = ("whole", index, window if near else None, explicit)
+        if key not in self.masks:
+            needed = near or (explicit and self.causal) or (group.lengths is not None and not self.causal)
+            self.masks[key] = self._whole_mask(group, window if near else None, dtype) if needed else None
+        return self.masks[key]
+
+    def decode_mask(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(count, 1, 1, longest): 0 where a row may look, -inf beyond its length and before its window."""
+        key = ("decode", index, window)
+        if key not in self.masks:
+            group = self.decodes[index]
+            places = torch.arange(group.longest, device=group.positions.device)
+            seen = places <= group.positions[:, None]
+            if window is not None:
+                seen &= places > group.positions[:, None] - window
+            self.masks[key] = _additive(seen, dtype)[:, None, None, :]
+        return _made(self.masks[key])
+
+    def _whole_mask(self, group: WholeGroup, window: int | None, dtype: torch.dtype) -> Tensor:
+        device = None if group.lengths is None else group.lengths.device
+        places = torch.arange(group.longest, device=device)
+        seen = torch.ones(1, 1, group.longest, dtype=torch.bool, device=device)
+        if group.lengths is not None:
+            seen = (places < group.lengths[:, None])[:, None, :]
+        if self.causal or window is not None:
+            seen = seen & self.chunk_mask(group.longest, 0, window, places.device)
+        return _additive(seen, dtype)[:, None]
+
+
+def group_decodes(rows: Iterable[DecodeRow], heads: int, device: torch.device) -> list[DecodeGroup]:
+    """Rows that lie near each other in one slab become one group."""
+    by_slab: dict[tuple[int, int], list[DecodeRow]] = defaultdict(list)
+    for row in rows:
+        by_slab[row.kv.slab, row.kv.capacity].append(row)
+    groups = []
+    for own in by_slab.values():
+        own.sort(key=lambda row: row.kv.index)
+        most = max(1, GAP_WORK // (1 + max(row.position for row in own)))
+        start = 0
+        for end in range(1, len(own) + 1):
+            if end == len(own) or own[end].kv.index - own[end - 1].kv.index - 1 > most:
+                groups.append(_decode_group(own[start:end], heads, device))
+                start = end
+    return groups
+
+
+def group_wholes(rows: Sequence[tuple[int, int]], device: torch.device) -> list[WholeGroup]:
+    """Complete sequences start..stop of a step, those at least half as long as the longest of them together."""
+    groups: list[WholeGroup] = []
+    left = sorted(rows, key=lambda row: row[0] - row[1])
+    while left:
+        longest = left[0][1] - left[0][0]
+        end = next((i for i, (start, stop) in enumerate(left) if 2 * (stop - start) < longest), len(left))
+        groups.append(_whole_group(sorted(left[:end]), longest, device))
+        left = left[end:]
+    return groups
+
+
+def _decode_group(rows: Sequence[DecodeRow], heads: int, device: torch.device) -> DecodeGroup:
+    kv, count = rows[0].kv, rows[-1].kv.index - rows[0].kv.index + 1
+    order, positions = [rows[0].place] * count, [0] * count
+    for row in rows:
+        order[row.kv.index - kv.index], positions[row.kv.index - kv.index] = row.place, row.position
+    written = [(row.kv.index * heads + head) * kv.capacity + row.position for row in rows for head in range(heads)]
+
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    return DecodeGroup(
+        slab=kv.slab,
+        capacity=kv.capacity,
+        first=kv.index,
+        count=count,
+        order=tensor(order),
+        kept=None if count == len(rows) else tensor([row.kv.index - kv.index for row in rows]),
+        tokens=tensor([row.place for row in rows]),
+        written=tensor(written),
+        positions=tensor(positions),
+        longest=max(positions) + 1,
+    )
+
+
+def _whole_group(rows: Sequence[tuple[int, int]], longest: int, device: torch.device) -> WholeGroup:
+    first, count = rows[0][0], len(rows)
+    if all(row == (first + i * longest, first + (i + 1) * longest) for i, row in enumerate(rows)):
+        return WholeGroup(first, count, longest)
+    starts, stops = torch.tensor(rows, device=device).T
+    within = torch.arange(longest, device=device)
+    own = within < (stops - starts)[:, None]
+    places = starts[:, None] + within * own
+    kept = own.flatten().nonzero().flatten()
+    return WholeGroup(first, count, longest, places.flatten(), kept, places[own], stops - starts)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def _made(mask: Tensor | None) -> Tensor:
+    assert mask is not None
+    return mask
