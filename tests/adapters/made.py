@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -17,7 +18,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from multigraft_adapters.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, read_folder
 from multigraft_adapters.bases import BaseSpec, KVLayout, LinearShape
 from multigraft_adapters.bases.spec import HeadLayout
+from multigraft_adapters.errors import InvalidAdapterError
 from multigraft_adapters.methods import LoraDelta
+from multigraft_adapters.verify import verify
 
 SPEC = BaseSpec(
     name="tiny",
@@ -58,6 +61,14 @@ class Parts:
     tensors: dict[str, Tensor]
     manifest: dict[str, Any] | None = None
     more: dict[str, bytes] = field(default_factory=dict)
+
+    def spoil(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor | None]) -> None:
+        """Change keys of the config and tensors; None takes a tensor away."""
+        self.config |= config
+        for name, tensor in tensors.items():
+            self.tensors.pop(name, None)
+            if tensor is not None:
+                self.tensors[name] = tensor
 
     def files(self) -> dict[str, bytes]:
         files = {
@@ -103,6 +114,13 @@ def classification_parts() -> Parts:
         "tokenizer_hash": SPEC.tokenizer_hash,
     }
     return parts
+
+
+def check_refused(parts: Parts, problem: str, spec: BaseSpec = SPEC) -> None:
+    """Verification names this problem, maybe with others."""
+    with pytest.raises(InvalidAdapterError) as caught:
+        verify(parts.files(), spec)
+    assert any(problem in found for found in caught.value.problems), caught.value.problems
 
 
 @dataclass(frozen=True)
