@@ -58,6 +58,7 @@ class Answer:
         """Submits; raises what `EngineLoop.submit` raises. Must run inside an event loop."""
         self.id = f"row-{next(_numbers)}"
         self.num_prompt_tokens = len(tokens.ids)
+        self.num_cached_tokens = 0
         self._engine = engine
         self._call = call
         self._loop = asyncio.get_running_loop()
@@ -74,7 +75,8 @@ class Answer:
                 sink=self._on_event,
                 arrival=call.arrival,
                 deadline=call.deadline,
-                priority=call.priority,
+                priority=call.terms.priority,
+                cache_salt=call.terms.cache_salt,
                 token_type_ids=tokens.type_ids,
                 pixels=tokens.pixels,
             )
@@ -91,6 +93,7 @@ class Answer:
             self._ended = True
             self._call.note_timing(event.timing)
         elif isinstance(event, Token):
+            self.num_cached_tokens += event.cached_tokens
             self._note_token()
         return event
 

@@ -56,6 +56,7 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             max_step_tokens=settings.max_step_tokens,
             max_mixed_tokens=settings.max_mixed_tokens,
             max_step_adapters=settings.max_step_adapters,
+            prefix_cache_bytes=settings.prefix_cache_bytes,
             age_bound_s=settings.age_bound_seconds,
         )
     except InvalidRequestError as error:

@@ -48,10 +48,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a caller asks of the scheduling. Lower priorities go first; None: the server's own timeout."""
+    """What a caller asks of the scheduling. Lower priorities go first; None: the server's own timeout; only
+    requests of one salt share cached prefixes."""
 
     priority: int = 0
     timeout_seconds: float | None = None
+    cache_salt: str = ""
 
 
 class Call:
@@ -63,12 +65,12 @@ class Call:
     """
 
     def __init__(
-        self, target: Target, lease: Lease, metrics: Metrics, arrival: float, deadline: float, priority: int
+        self, target: Target, lease: Lease, metrics: Metrics, arrival: float, deadline: float, terms: Terms
     ) -> None:
         self.target = target
         self.arrival = arrival
         self.deadline = deadline
-        self.priority = priority
+        self.terms = terms
         self.step_adapters = 1
         """The most distinct adapters in a step that one of the rows was in."""
         self._lease = lease

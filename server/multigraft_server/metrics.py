@@ -94,6 +94,11 @@ class Metrics:
         self._tokens.labels("prompt").inc(prompt_tokens)
         self._tokens.labels("generated").inc(generated_tokens)
 
+    def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:
+        """A prompt was looked up in the prefix cache."""
+        self._prefix_queries.inc(queried_tokens)
+        self._prefix_hits.inc(cached_tokens)
+
     def adapter_load(
         self, *, tier: Literal["device", "host"], seconds: float, outcome: Literal["ok", "error"]
     ) -> None:
@@ -127,6 +132,8 @@ class Metrics:
             "step_adapters", "Distinct adapters in a step, the base included", _SMALL_NUMBERS
         )
         self._tokens = self._counter("tokens", "Tokens computed (prompt) and sampled (generated)", "kind")
+        self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up")
+        self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens that were cached")
         self._load_seconds = self._histogram(
             "adapter_load_seconds", "Bringing an adapter into a tier", _LOAD_SECONDS, "tier"
         )

@@ -53,7 +53,7 @@ class Router:
             raise
         lease = self._leases.acquire(target.task, target.number)
         seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
-        return Call(target, lease, self._metrics, arrival, arrival + seconds, terms.priority)
+        return Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
 
     def resolve(self, ref: str) -> Target:
         """Who answers the reference now. Reads the registry; raises as `open`."""

@@ -51,6 +51,9 @@ class ServerSettings(BaseModel):
     max_mixed_tokens: Annotated[
         Count, Field(description="prompt tokens of a step in which answers go on, which wait for all of it")
     ] = 512
+    prefix_cache_bytes: Annotated[
+        int, Field(ge=0, le=1024 * 1024 * MiB, description="prefixes kept beside the KV cache; 0 keeps none")
+    ] = 512 * MiB
     age_bound_seconds: Annotated[
         Seconds, Field(description="wait after which no priority and no want of room holds a request up")
     ] = 2.0

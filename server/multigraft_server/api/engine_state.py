@@ -37,6 +37,12 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
         "running_by_task": dict(state.running_by_task),
         "waiting_by_task": dict(state.waiting_by_task),
         "kv_tokens": {"used": state.kv_tokens_used, "capacity": state.kv_tokens_capacity},
+        "prefix_cache_tokens": {
+            "used": state.prefix_tokens_used,
+            "capacity": state.prefix_tokens_capacity,
+            "queried": state.prefix_queried_tokens,
+            "cached": state.prefix_cached_tokens,
+        },
         "leases": parts.leases.total,
         "steps": state.steps,
         "widest_step_adapters": state.widest_step_adapters,

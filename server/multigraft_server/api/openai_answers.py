@@ -77,12 +77,14 @@ class Generation:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """OpenAI's `usage`: all tokens, the one that ended an answer included."""
+        cached = sum(answer.num_cached_tokens for answer in self._answers)
         return {
             "prompt_tokens": self.num_prompt,
             "completion_tokens": self.num_generated,
             "total_tokens": self.num_prompt + self.num_generated,
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
 
     def is_told(self, token: Token | None) -> bool:

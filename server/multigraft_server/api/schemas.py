@@ -73,7 +73,12 @@ class ManyBody(Body, TermsBody):
         if self.tasks is None or "inputs" not in self.model_fields_set:
             absent = "tasks" if self.tasks is None else "inputs"
             raise InvalidRequestError("give inputs and tasks, or requests", param=absent)
-        shared = {"inputs": self.inputs, "parameters": self.parameters, "priority": self.priority}
+        shared: dict[str, Any] = {
+            "inputs": self.inputs,
+            "parameters": self.parameters,
+            "priority": self.priority,
+            "cache_salt": self.cache_salt,
+        }
         return [Entry(task=task, **shared) for task in self.tasks]
 
 

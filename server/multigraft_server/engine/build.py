@@ -13,6 +13,8 @@ from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.observer import Observer, SilentObserver
+from multigraft_server.engine.prefix_store import PrefixStore, num_blocks_for
+from multigraft_server.engine.prefix_table import PrefixTable
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.scheduler import Scheduler, StepLimits
 from multigraft_server.engine.settings import EngineSettings
@@ -43,8 +45,10 @@ def build_engine(
         observer=observer,
     )
     device = DeviceTier(runner.banks, runner.device, observer)
-    scheduler = Scheduler(_limits(settings), SlotTable(settings.slots), kv_table, base.eos_token_ids)
-    loop.attach(Engine(scheduler, runner, host, device, observer))
+    prefix_table, prefixes = _prefixes(base, settings, kv)
+    slots = SlotTable(settings.slots)
+    scheduler = Scheduler(_limits(settings), slots, kv_table, base.eos_token_ids, prefix_table)
+    loop.attach(Engine(scheduler, runner, host, device, prefixes, observer))
     return loop
 
 
@@ -56,6 +60,15 @@ def _kv(base: Base, settings: EngineSettings) -> tuple[KVTable, KVCache | None]:
     num_slabs = num_slabs_for(layout, slab_tokens, settings.kv_bytes, base.model.dtype)
     cache = KVCache(layout, slab_tokens, base.model.device, base.model.dtype)
     return KVTable(slab_tokens=slab_tokens, num_slabs=num_slabs), cache
+
+
+def _prefixes(
+    base: Base, settings: EngineSettings, kv: KVCache | None
+) -> tuple[PrefixTable, PrefixStore] | tuple[None, None]:
+    if kv is None:
+        return None, None
+    num_blocks = num_blocks_for(kv.layout, settings.prefix_cache_bytes, base.model.dtype)
+    return (PrefixTable(num_blocks), PrefixStore(kv, num_blocks)) if num_blocks else (None, None)
 
 
 def _limits(settings: EngineSettings) -> StepLimits:

@@ -24,6 +24,8 @@ from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.observer import Observer
 from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
+from multigraft_server.engine.prefix_store import PrefixStore
+from multigraft_server.engine.prefix_table import BLOCK_TOKENS
 from multigraft_server.engine.requests import (
     BASE_DIGEST,
     EngineSnapshot,
@@ -55,6 +57,7 @@ class Engine:
         runner: Runner,
         host: HostTier,
         device: DeviceTier,
+        prefixes: PrefixStore | None,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,9 +65,12 @@ class Engine:
         self._runner = runner
         self._host = host
         self._device = device
+        self._prefixes = prefixes
         self._observer = observer
         self._clock = clock
         self._parked: dict[str, list[Request]] = defaultdict(list)  # by digest: their adapter is loading
+        self._prefix_queried = 0
+        self._prefix_cached = 0
         self._steps = 0
         self._widest_step = 0
 
@@ -108,6 +114,7 @@ class Engine:
         started = self._clock()
         try:
             self._place(plan)
+            self._restore(plan)
             hidden = self._runner.run(plan)
             self._advance(plan)
             self._answer_pooling_rows(plan, hidden)
@@ -132,7 +139,7 @@ class Engine:
         running = self._scheduler.running
         waiting = Counter(self._scheduler.waiting_by_task())
         waiting.update(request.task for parked in self._parked.values() for request in parked)
-        slots, kv = self._scheduler.slots, self._scheduler.kv
+        slots, kv, prefixes = self._scheduler.slots, self._scheduler.kv, self._scheduler.prefixes
         return EngineSnapshot(
             running=len(running),
             waiting=waiting.total(),
@@ -143,6 +150,10 @@ class Engine:
             host_digests=self._host.digests(),
             kv_tokens_used=kv.used_tokens,
             kv_tokens_capacity=kv.capacity_tokens,
+            prefix_tokens_used=prefixes.used_tokens if prefixes else 0,
+            prefix_tokens_capacity=prefixes.capacity_tokens if prefixes else 0,
+            prefix_queried_tokens=self._prefix_queried,
+            prefix_cached_tokens=self._prefix_cached,
             steps=self._steps,
             widest_step_adapters=self._widest_step,
         )
@@ -178,6 +189,26 @@ class Engine:
     def _advance(self, plan: StepPlan) -> None:
         for part in plan.rows:
             self._scheduler.advance(part)
+            if not part.is_decode:
+                self._save(part.row)
+
+    def _restore(self, plan: StepPlan) -> None:
+        """Copy what the prefix cache has into the rows that begin."""
+        for row in plan.admitted:
+            if self._prefixes is None or row.chain is None or row.kv is None:
+                continue
+            blocks = row.chain.blocks[: row.num_restored // BLOCK_TOKENS]
+            if blocks:
+                self._prefixes.restore([block.place for block in blocks if block.place is not None], row.kv)
+            queried, cached = len(row.request.token_ids), row.num_cached
+            self._prefix_queried += queried
+            self._prefix_cached += cached
+            self._observer.prefix_lookup(queried_tokens=queried, cached_tokens=cached)
+
+    def _save(self, row: Row, *, has_ended: bool = False) -> None:
+        for place, start in self._scheduler.saves(row, has_ended=has_ended):
+            assert self._prefixes is not None and row.kv is not None  # rows with a chain have both
+            self._prefixes.save(place, row.kv, start)
 
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
         parts = _spans(plan, lambda part: part.row.pooling is not None)
@@ -194,7 +225,8 @@ class Engine:
         logits = self._runner.logits(hidden[[stop - 1 for _, _, stop in parts]], groups)
         for row, token in zip(rows, sample(logits, rows), strict=True):
             reason = self._scheduler.append(row, token.token_id)
-            _emit(row.request, token)
+            is_first = row.num_generated == 1
+            _emit(row.request, replace(token, cached_tokens=row.num_cached) if is_first else token)
             if reason is not None:
                 self._finish(row, reason)
         return len(rows)
@@ -204,6 +236,7 @@ class Engine:
         self._finish(row, "stop")
 
     def _finish(self, row: Row, reason: FinishReason) -> None:
+        self._save(row, has_ended=True)
         self._scheduler.finish(row)
         timing = Timing(row.request.arrival, row.started, self._clock(), row.widest_adapters, row.widest_rows)
         self._end(row.request, Finished(reason, timing))

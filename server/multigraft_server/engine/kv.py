@@ -35,10 +35,14 @@ class KVCache:
 
     def write(self, row: KVRow, prefix: Tensor) -> None:
         """Put keys and values (2, layers, heads, tokens, head_dim) into a row's first places."""
+        self.tokens(row, 0, prefix.shape[3]).copy_(prefix)
+
+    def tokens(self, row: KVRow, start: int, stop: int) -> Tensor:
+        """The keys and values of a row's places start..stop: a view (2, layers, heads, tokens, head_dim)."""
         rows, (heads, head_dim) = self.slab_tokens // row.capacity, (self.layout.heads, self.layout.head_dim)
         used = self._slabs[row.slab][:, :, : rows * heads * row.capacity * head_dim]
         by_row = used.view(2, self.layout.layers, rows, heads, row.capacity, head_dim)
-        by_row[:, :, row.index, :, : prefix.shape[3]] = prefix
+        return by_row[:, :, row.index, :, start:stop]
 
     def view(self, slab: int, capacity: int, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a slab at one layer, each (rows, heads, capacity, head_dim)."""

@@ -22,6 +22,9 @@ class Observer(Protocol):
     ) -> None:
         """One step ended. `phase` is `decode`, `prefill` or `mixed`; the base counts as an adapter."""
 
+    def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:
+        """A prompt was looked up in the prefix cache; so many of its tokens need not be computed."""
+
     def adapter_load(self, *, tier: Tier, seconds: float, outcome: Literal["ok", "error"]) -> None:
         """An adapter was brought into a tier, or could not be."""
 
@@ -42,6 +45,9 @@ class SilentObserver:
         prompt_tokens: int,
         generated_tokens: int,
     ) -> None:
+        pass
+
+    def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:
         pass
 
     def adapter_load(self, *, tier: Tier, seconds: float, outcome: Literal["ok", "error"]) -> None:

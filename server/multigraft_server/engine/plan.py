@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from multigraft_server.engine.kv_table import KVRow
+from multigraft_server.engine.prefix_table import Chain
 from multigraft_server.engine.requests import PoolingParams, Request, SamplingParams
 
 
@@ -16,7 +17,8 @@ class Row:
     The ids of virtual tokens stand for their places only.
 
     `slot` is held from admission to the end. `kv` is the row's place in the KV cache; pooling rows have none,
-    since they run whole in one step. `random` is seeded by the request.
+    since they run whole in one step. `chain` is what it has in the prefix cache, from which its first
+    `num_restored` tokens come. `random` is seeded by the request.
     """
 
     request: Request
@@ -25,6 +27,8 @@ class Row:
     tokens: list[int]
     started: float
     random: random.Random
+    chain: Chain | None = None
+    num_restored: int = 0
     num_computed: int = 0
     widest_adapters: int = 1
     widest_rows: int = 1
@@ -41,6 +45,11 @@ class Row:
     def num_virtual_states(self) -> int:
         """How many of its first hidden states are of virtual tokens."""
         return 0 if self.request.virtual.cached else self.num_virtual
+
+    @property
+    def num_cached(self) -> int:
+        """How many of the request's own tokens come from the prefix cache."""
+        return max(0, self.num_restored - self.num_virtual)
 
     @property
     def num_generated(self) -> int:
@@ -99,9 +108,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `rows` are sorted by slot, so that the rows of one adapter are adjacent and the base is first."""
+    """One step. `rows` are sorted by slot, so that the rows of one adapter are adjacent and the base is first;
+    those of `admitted` are in their first step."""
 
     rows: tuple[PlannedRow, ...]
+    admitted: tuple[Row, ...] = ()
     placements: tuple[Placement, ...] = ()
     expired: tuple[Request, ...] = ()
     expired_rows: tuple[Row, ...] = field(default=())

@@ -62,7 +62,8 @@ class Request:
     """One sequence to compute: a prompt to continue or an input to pool.
 
     `digest` is the adapter that computes it (`BASE_DIGEST` for the bare base), `task` the name that metrics and
-    fairness count it under. Of the requests that wait, those of a lower `priority` go first. On an image base
+    fairness count it under. Of the requests that wait, those of a lower `priority` go first. Only requests of one
+    `cache_salt` share cached prefixes. On an image base
     the input is `pixels` (channels, height, width), in the shape that the base takes, and `token_ids` holds a
     zero for each of its tokens. Times are seconds of `time.monotonic`.
     `sink` is called from the engine's thread with each event of this request, in order; the last one is a
@@ -78,6 +79,7 @@ class Request:
     arrival: float
     deadline: float | None = None
     priority: int = 0
+    cache_salt: str = ""
     token_type_ids: tuple[int, ...] | None = None
     virtual: VirtualTokens = VirtualTokens()
     """Filled in by the engine, from the adapter."""
@@ -86,11 +88,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `top_logprobs` are (token id, log-probability) pairs, best first."""
+    """One generated token. `top_logprobs` are (token id, log-probability) pairs, best first.
+
+    The first one of an answer says how many of the prompt's tokens came from the prefix cache.
+    """
 
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +149,9 @@ class EngineSnapshot:
     host_digests: tuple[str, ...] = ()
     kv_tokens_used: int = 0
     kv_tokens_capacity: int = 0
+    prefix_tokens_used: int = 0
+    prefix_tokens_capacity: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_cached_tokens: int = 0
     steps: int = 0
     widest_step_adapters: int = 0

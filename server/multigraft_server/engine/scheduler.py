@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from multigraft_server.engine.fairness import TokenCounters
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.plan import Placement, PlannedRow, Row, StepPlan
+from multigraft_server.engine.prefix_table import BLOCK_TOKENS, Chain, PrefixTable, is_worth_waiting
 from multigraft_server.engine.requests import FinishReason, Request, SamplingParams
 from multigraft_server.engine.slots import SlotTable
 from multigraft_server.engine.waiting import WaitingRequests
@@ -41,6 +43,7 @@ class _Step:
     generating: int
     prompt_tokens: int
     counts: dict[str, int] = field(default_factory=dict)  # by request
+    admitted: list[Row] = field(default_factory=list)
     placements: list[Placement] = field(default_factory=list)
     has_prompts: bool = False
 
@@ -67,11 +70,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: StepLimits, slots: SlotTable, kv: KVTable, eos_token_ids: frozenset[int] = frozenset()
+        self,
+        limits: StepLimits,
+        slots: SlotTable,
+        kv: KVTable,
+        eos_token_ids: frozenset[int] = frozenset(),
+        prefixes: PrefixTable | None = None,
     ) -> None:
         self.limits = limits
         self.slots = slots
         self.kv = kv
+        self.prefixes = prefixes
         self._eos = eos_token_ids
         self._counters = TokenCounters()
         self._waiting = WaitingRequests(self._counters, limits.age_bound_s)
@@ -111,7 +120,13 @@ class Scheduler:
         planned = [PlannedRow(row := self._running[id], row.num_computed, step.counts[id]) for id in step.counts]
         planned.sort(key=lambda part: part.row.slot)
         self._note_width(planned)
-        return StepPlan(tuple(planned), tuple(step.placements), tuple(expired), tuple(expired_rows))
+        return StepPlan(
+            rows=tuple(planned),
+            admitted=tuple(step.admitted),
+            placements=tuple(step.placements),
+            expired=tuple(expired),
+            expired_rows=tuple(expired_rows),
+        )
 
     def advance(self, planned: PlannedRow) -> None:
         """Count a row's part of the step as computed."""
@@ -128,9 +143,20 @@ class Scheduler:
             return "stop"
         return "length" if row.num_generated >= params.max_tokens else None
 
+    def saves(self, row: Row, *, has_ended: bool = False) -> Iterator[tuple[int, int]]:
+        """What of a row's computed tokens the prefix cache is to save, as `PrefixTable.saves` tells it: of its
+        prompt, and of its answer when that is complete."""
+        if self.prefixes is None or row.chain is None:
+            return iter(())
+        if has_ended:
+            self.prefixes.extend(row.chain, row.tokens[: row.num_computed])
+        return self.prefixes.saves(row.chain, row.num_computed)
+
     def finish(self, row: Row) -> None:
         """Take a row out of the running set and give back what it held."""
         request = row.request
+        if self.prefixes is not None and row.chain is not None:
+            self.prefixes.close(row.chain)
         del self._running[request.id]
         self.slots.release(request.digest)
         self._adapters[request.digest] -= 1
@@ -154,9 +180,11 @@ class Scheduler:
         return request
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless slots and KV rows are held by exactly the running rows."""
+        """Raise IntegrityError unless the books of slots, KV rows and prefixes add up."""
         self.slots.check_integrity()
         self.kv.check_integrity()
+        if self.prefixes is not None:
+            self.prefixes.check_integrity(row.chain for row in self._running.values() if row.chain is not None)
 
     def _new_step(self) -> _Step:
         """A step that takes one token of each row that generates, with what that leaves of the budgets."""
@@ -200,8 +228,7 @@ class Scheduler:
                 # What a generating row holds, it holds for long; the others give it back with the step.
                 step.generating = 0 if self._waiting.is_aged(request) else step.generating
             elif generates or self._fits_whole(request, step):
-                self._admit(request, now, step)
-                has_admitted = True
+                has_admitted |= self._admit(request, now, step)
             else:
                 # It lacks tokens that prompts took: they pause for one step, but never for two in a row.
                 self._owes_pooling |= not has_admitted and not owed
@@ -220,9 +247,19 @@ class Scheduler:
         other prompts."""
         return not step.has_prompts or _uncached_tokens(request) <= step.prompt_tokens
 
-    def _admit(self, request: Request, now: float, step: _Step) -> None:
+    def _admit(self, request: Request, now: float, step: _Step) -> bool:
+        """Begin a request, unless it does better to wait for a prefix that another row computes."""
+        tokens = (VIRTUAL_ID,) * request.virtual.count + request.token_ids
+        chain = None
+        if self.prefixes is not None and isinstance(request.params, SamplingParams):
+            space = self.prefixes.space(request.digest, request.cache_salt)
+            found = self.prefixes.find(space, tokens)
+            if is_worth_waiting(found, len(tokens)) and not self._waiting.is_aged(request):
+                return False
+            chain = self.prefixes.open(space, tokens, found)
         self._waiting.take(request)
-        row = self._new_row(request, now, step.placements)
+        row = self._new_row(request, tokens, chain, now, step.placements)
+        step.admitted.append(row)
         self._running[request.id] = row
         self._adapters[request.digest] += 1
         self._counters.charge(request.task, prompt=row.num_pending)
@@ -232,17 +269,29 @@ class Scheduler:
             self._num_generating += 1
             step.generating -= 1
             step.add_prompt(row, min(row.num_pending, step.prompt_tokens))
+        return True
 
-    def _new_row(self, request: Request, now: float, placements: list[Placement]) -> Row:
+    def _new_row(
+        self,
+        request: Request,
+        tokens: tuple[int, ...],
+        chain: Chain | None,
+        now: float,
+        placements: list[Placement],
+    ) -> Row:
         slot, evicted, is_new = self.slots.hold(request.digest)
         if is_new:
             placements.append(Placement(slot, request.digest, evicted))
         generates = isinstance(request.params, SamplingParams)
         kv = self.kv.allocate(_total_tokens(request)) if generates else None
         seed = request.params.seed if isinstance(request.params, SamplingParams) else None
-        tokens = [VIRTUAL_ID] * request.virtual.count + list(request.token_ids)
-        row = Row(request, slot, kv, tokens, started=now, random=random.Random(seed))
-        row.num_computed = request.virtual.count if request.virtual.cached else 0
+        row = Row(request, slot, kv, list(tokens), started=now, random=random.Random(seed), chain=chain)
+        given = request.virtual.count if request.virtual.cached else 0
+        # The last token is computed in any case: its state is what the first answer token comes from.
+        most = (len(tokens) - 1) // BLOCK_TOKENS
+        restored = min(chain.num_passed, most) * BLOCK_TOKENS if chain else 0
+        row.num_restored = restored if restored > given else 0
+        row.num_computed = max(given, row.num_restored)
         return row
 
     def _expire(self, now: float) -> tuple[list[Request], list[Row]]:

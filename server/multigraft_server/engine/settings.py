@@ -15,9 +15,9 @@ class EngineSettings:
     `max_step_rows`, `max_step_tokens`: the size of one step. `max_mixed_tokens`: prompt tokens of a step in which
     answers go on, which wait for all of it. `max_step_adapters`: distinct adapters of a step, the base among
     them; None: as many as are resident. `max_waiting_requests`, `max_waiting_tokens`: the queue's bounds.
-    `kv_bytes`: the KV cache. `host_bytes`: adapters kept in host memory. `age_bound_s`: after this wait neither a
-    priority nor the want of room holds a request up any longer. `retry_load_s`: how long a failed load is
-    remembered.
+    `kv_bytes`: the KV cache. `prefix_cache_bytes`: prefixes kept beside it; 0 keeps none. `host_bytes`: adapters
+    kept in host memory. `age_bound_s`: after this wait neither a priority nor the want of room holds a request up
+    any longer. `retry_load_s`: how long a failed load is remembered.
     """
 
     slots: int = 16
@@ -29,6 +29,7 @@ class EngineSettings:
     max_waiting_requests: int = 4096
     max_waiting_tokens: int = 2_000_000
     kv_bytes: int = 2 * 1024**3
+    prefix_cache_bytes: int = 512 * 1024**2
     host_bytes: int = 4 * 1024**3
     age_bound_s: float = 2.0
     retry_load_s: float = 5.0
