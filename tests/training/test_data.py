@@ -44,8 +44,8 @@ def test_all_bad_rows_of_all_files_are_told_with_their_lines(tmp_path: Path) -> 
         "\n"
         '{"text": "", "label": "a"}\n'
         '{"label": "b"}\n'
-        '{"text": "x", "label": 3}\n'
-        '{"text": "x", "label": ["a", "b"]}\n'
+        '{"text": "x", "label": true}\n'
+        '{"text": "x", "label": ["a", "a"]}\n'
         '{"text": 5}\n'
         '["text", "label"]\n',
         encoding="utf-8",
@@ -57,8 +57,8 @@ def test_all_bad_rows_of_all_files_are_told_with_their_lines(tmp_path: Path) -> 
         "train.jsonl:2 is not JSON",
         "train.jsonl:4: text: is empty",
         "train.jsonl:5: text: is missing",
-        "train.jsonl:6: label: 3 means regression",
-        "train.jsonl:7: label: a list means several labels",
+        "train.jsonl:6: label: True is neither a string",
+        "train.jsonl:7: label: the list has a class twice",
         "train.jsonl:8: text: is not a string",
         "train.jsonl:8: label: is missing",
         "train.jsonl:9 is not a JSON object",
@@ -133,11 +133,26 @@ def test_labels_that_train_has_not_are_told(tmp_path: Path) -> None:
         ([], "the train split is empty"),
         ([{"text": "x", "label": "a"}] * 3, "the train split has one label only ('a')"),
         ([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}], "every label has one row only"),
+        ([{"text": "x", "label": []}] * 3, "no row of the train split has a label in its list"),
+        ([{"text": "x", "label": "a"}, {"text": "y", "label": 2}], "the labels are of several kinds: strings"),
+        ([{"text": "x", "label": ["a", 1]}] * 2, "train.jsonl:1: label: the list holds something that is not"),
     ],
 )
-def test_too_little_data_is_told(tmp_path: Path, rows: list[dict[str, str]], expected: str) -> None:
-    (problem,) = problems(write_jsonl(tmp_path / "train.jsonl", rows))
-    assert problem.startswith(expected)
+def test_too_little_or_mixed_data_is_told(tmp_path: Path, rows: list[dict[str, Any]], expected: str) -> None:
+    assert problems(write_jsonl(tmp_path / "train.jsonl", rows))[0].startswith(expected)
+
+
+def test_what_the_labels_are_says_what_is_learnt(tmp_path: Path) -> None:
+    several = write_jsonl(
+        tmp_path / "several.jsonl", [{"text": f"x {i}", "label": ["b", "a"][: i % 3]} for i in range(20)]
+    )
+    numbers = write_jsonl(tmp_path / "numbers.jsonl", [{"text": f"x {i}", "label": i / 2} for i in range(20)])
+    assert (load(several).problem, load(several).labels) == ("multi_label_classification", ("a", "b"))
+    assert (load(numbers).problem, load(numbers).labels) == ("regression", ())
+    for file in (several, numbers):
+        assert (len(load(file).train), len(load(file).validation)) == (18, 2)
+    unknown = write_jsonl(tmp_path / "test.jsonl", [{"text": "x", "label": ["a", "c"]}])
+    assert problems(several, test=unknown) == ["the test split has the label 'c', which train has not"]
 
 
 def test_files_of_other_kinds_and_encodings_are_told(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ from multigraft_adapters.errors import (
 )
 from multigraft_adapters.methods import LoraDelta
 from multigraft_adapters.verify import verify
-from multigraft_training.batches import IGNORED
+from multigraft_training.batches import IGNORED, make_batch
 from multigraft_training.cli import train as train_command
 from multigraft_training.data import load_dataset
+from multigraft_training.examples import TextExample
 from multigraft_training.model import load_model
 from multigraft_training.parity import check_reference
 from multigraft_training.recipe import DataPart, TrainingPart
-from multigraft_training.recipe_methods import LoraPart
+from multigraft_training.recipe_methods import LoraPart, MethodPart, PrefixPart, PromptPart
 from multigraft_training.tasks import TaskSetup, make_task
 from multigraft_training.trainer import Trainer
 from tests.training.conftest import TinyBase
@@ -55,10 +56,11 @@ def rows_of(task_type: str) -> list[dict[str, Any]]:
     return [*CLASS_ROWS] if task_type == "text-classification" else [*CHAT_ROWS, *COMPLETION_ROWS]
 
 
-def stock_peft(base: Path, adapter: Path, task_type: str, labels: int) -> Any:
+def stock_peft(base: Path, adapter: Path, task_type: str, labels: int, pad_token_id: int | None = 0) -> Any:
     """The artifact as a user of PEFT loads it."""
     if task_type == "text-classification":
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, pad_token_id=0)
+        head = {"num_labels": labels, "pad_token_id": pad_token_id}
+        model = AutoModelForSequenceClassification.from_pretrained(base, **head)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
     with warnings.catch_warnings():
@@ -101,6 +103,74 @@ def test_a_run_learns_and_leaves_an_artifact_that_verifies_and_that_peft_answers
                 tokens = model.generate(**inputs, max_new_tokens=limit, do_sample=False, pad_token_id=0)
                 answer = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
                 assert sample.output == [{"generated_text": answer}]
+
+
+NUMBERS = [
+    {"text": f"{word} {i}", "label": value} for i in range(10) for word, value in (("good", 4.5), ("bad", -2))
+]
+SEVERAL = [
+    {"text": f"{word} {i}", "label": labels}
+    for i in range(10)
+    for word, labels in (("good", ["kind"]), ("bad", ["rude", "long"]), ("so so", []))
+]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bert", "roberta"])
+@pytest.mark.parametrize(
+    ("rows", "problem", "activation", "metrics"),
+    [
+        (NUMBERS, "regression", "none", ["pearson", "mean_absolute_error", "loss"]),
+        (SEVERAL, "multi_label_classification", "sigmoid", ["micro_f1", "macro_f1", "exact_match", "loss"]),
+    ],
+)
+def test_numbers_and_several_labels_are_learnt_and_the_samples_are_peft_s(
+    tmp_path: Path,
+    tiny_base: TinyBase,
+    model_type: str,
+    rows: list[dict[str, Any]],
+    problem: str,
+    activation: str,
+    metrics: list[str],
+) -> None:
+    base = tiny_base(model_type)
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    values = recipe_values(base, "text-classification", tmp_path, epochs=6, learning_rate=1e-2)
+    result, _ = train(tmp_path, values)
+    assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
+    assert list(result.metrics) == metrics
+    manifest = verify(read_folder(tmp_path / "run" / "adapter"), read_spec(base.name, base)).manifest
+    assert (manifest.problem_type, manifest.head.activation) == (problem, activation)
+    assert manifest.id2label == ({0: "tiny"} if problem == "regression" else {0: "kind", 1: "long", 2: "rude"})
+    tokenizer = load_tokenizer(base)
+    model = stock_peft(
+        base, tmp_path / "run/adapter", "text-classification", len(manifest.id2label), tokenizer.pad_token_id
+    )
+    assert manifest.samples
+    for sample in manifest.samples:
+        with torch.inference_mode():
+            logits = model(**tokenizer(sample.inputs, return_tensors="pt")).logits[0]
+        scores = logits if problem == "regression" else logits.sigmoid()
+        stored = {entry["label"]: entry["score"] for entry in sample.output[0]}
+        assert stored == pytest.approx(
+            dict(zip(manifest.id2label.values(), scores.tolist(), strict=True)), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("method", [PromptPart(name="prompt"), PrefixPart(name="prefix"), LoraPart()])
+def test_a_padded_batch_is_measured_as_its_rows_one_by_one(method: MethodPart, tiny_base: TinyBase) -> None:
+    base = tiny_base("llama")
+    spec, tokenizer = read_spec(base.name, base), load_tokenizer(base)
+    task = make_task("text-classification", TaskSetup(spec, tokenizer, 200, labels=("no", "yes")))
+    torch.manual_seed(0)
+    model = load_model(
+        base, spec, task, method, device=torch.device("cpu"), dtype=torch.float32, longest=200
+    ).eval()
+    encoded = [task.encode(TextExample("word " * count, None, "yes")) for count in (1, 4, 9)]
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        together = task.evaluate(model, [make_batch(encoded, 0, device)])
+        alone = task.evaluate(model, [make_batch([example], 0, device) for example in encoded])
+    assert together == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize("task_type", ["text-classification", "text-generation"])

@@ -18,10 +18,11 @@ SORTED_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example. `targets` is one class, or for each position of `input_ids` the token to learn there."""
+    """One example. `targets` is one class, or for each position of `input_ids` the token to learn there; numbers,
+    which every example of the data has as many of, are all to learn."""
 
     input_ids: list[int]
-    targets: list[int]
+    targets: list[int] | list[float]
     token_types: list[int] | None = None
     is_cut: bool = False
 
@@ -31,7 +32,7 @@ class Encoded:
 
     @property
     def num_targets(self) -> int:
-        return sum(target != IGNORED for target in self.targets)
+        return sum(isinstance(target, float) or target != IGNORED for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Batch:
     input_ids: Tensor  # (rows, length)
     attention_mask: Tensor  # (rows, length)
     token_types: Tensor | None  # (rows, length)
-    targets: Tensor  # (rows, 1) classes, or (rows, length) tokens
+    targets: Tensor  # (rows, 1) classes, (rows, length) tokens, or (rows, targets) fp32 numbers
     num_targets: int
 
     def inputs(self) -> dict[str, Tensor]:
@@ -110,6 +111,6 @@ def _steps_of(window: list[int], lengths: Sequence[int], batch_tokens: int, micr
     return [cut(step, lengths, lambda chosen: padded_tokens(chosen) <= micro_batch_tokens) for step in steps]
 
 
-def _padded(rows: Sequence[list[int]], value: int, device: torch.device) -> Tensor:
+def _padded(rows: Sequence[list[int] | list[float]], value: int, device: torch.device) -> Tensor:
     length = max(len(row) for row in rows)
-    return torch.tensor([row + [value] * (length - len(row)) for row in rows], device=device)
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], device=device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multigraft_adapters.errors import InvalidDataError
-from multigraft_adapters.manifest import canonical_json
+from multigraft_adapters.manifest import ProblemType, canonical_json
 from multigraft_training.examples import Example, TextExample, parse_row
 from multigraft_training.recipe import DataPart, RecipeTaskType
 from multigraft_training.rows import find_splits, read_rows
@@ -19,13 +19,21 @@ from multigraft_training.rows import find_splits, read_rows
 VALIDATION_SHARE = 0.1
 """The share of train that validates where the recipe names no validation split."""
 
+PROBLEMS: dict[type, ProblemType] = {
+    str: "single_label_classification",
+    tuple: "multi_label_classification",
+    float: "regression",
+}
+KINDS = {str: "strings (one class each)", tuple: "lists (any number of classes)", float: "numbers (regression)"}
+
 MAX_PROBLEMS = 1000
 """How many bad rows one error names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Checked examples. `test` is None when there is none. `labels` are sorted; empty for generation.
+    """Checked examples. `test` is None when there is none. `labels` are sorted; empty for generation and where the
+    labels are numbers.
 
     `content_hash` is over the examples of all splits as they are used, wherever their files stand.
     """
@@ -35,6 +43,7 @@ class Dataset:
     test: tuple[Example, ...] | None
     labels: tuple[str, ...]
     content_hash: str
+    problem: ProblemType
 
 
 def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Dataset:
@@ -59,6 +68,7 @@ def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Datase
         validation=tuple(validation),
         test=None if test is None else tuple(test),
         labels=_labels(splits["train"]),
+        problem=PROBLEMS[_kinds(train)[0]] if task_type == "text-classification" else PROBLEMS[str],
         content_hash=_content_hash({"train": train, "validation": validation, "test": test or []}),
     )
 
@@ -70,7 +80,7 @@ def split_off(examples: Sequence[Example], seed: int) -> tuple[list[Example], li
     """
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
-        groups.setdefault(example.label if isinstance(example, TextExample) else "", []).append(index)
+        groups.setdefault(_class_of(example), []).append(index)
     chooser = random.Random(seed)
     chosen: set[int] = set()
     for label in sorted(groups):
@@ -106,11 +116,22 @@ def _split_problems(splits: dict[str, list[Example]], task_type: RecipeTaskType)
         problems.append("the train split has one row, so no validation share can be split off")
     if task_type != "text-classification" or problems:
         return problems
+    if len(kinds := _kinds(example for split in splits.values() for example in split)) > 1:
+        said = " and ".join(KINDS[kind] for kind in kinds)
+        return [f"the labels are of several kinds: {said}; a task has one"]
+    return _label_problems(splits) if kinds[0] is not float else []
+
+
+def _label_problems(splits: dict[str, list[Example]]) -> list[str]:
+    problems: list[str] = []
     labels = _labels(splits["train"])
-    if len(labels) < 2:
+    counts = Counter(_class_of(example) for example in splits["train"])
+    is_single = _kinds(splits["train"]) == [str]
+    if is_single and len(labels) < 2:
         problems.append(f"the train split has one label only ({labels[0]!r}); a classifier needs two")
-    counts = Counter(example.label for example in splits["train"] if isinstance(example, TextExample))
-    if "validation" not in splits and max(counts.values()) < 2:
+    if not labels:
+        problems.append("no row of the train split has a label in its list")
+    if is_single and "validation" not in splits and max(counts.values()) < 2:
         problems.append("every label has one row only, so no validation share can be split off")
     for name in ("validation", "test"):
         unknown = sorted(set(_labels(splits.get(name, []))) - set(labels))
@@ -118,8 +139,20 @@ def _split_problems(splits: dict[str, list[Example]], task_type: RecipeTaskType)
     return problems
 
 
+def _kinds(examples: Iterable[Example]) -> list[type]:
+    """The kinds of label there are: strings, lists or numbers."""
+    return sorted({type(one.label) for one in examples if isinstance(one, TextExample)}, key=list(KINDS).index)
+
+
+def _class_of(example: Example) -> str:
+    """The class that a split keeps in proportion; all examples are one where there are no classes."""
+    return example.label if isinstance(example, TextExample) and isinstance(example.label, str) else ""
+
+
 def _labels(examples: Iterable[Example]) -> tuple[str, ...]:
-    return tuple(sorted({example.label for example in examples if isinstance(example, TextExample)}))
+    labels = [example.label for example in examples if isinstance(example, TextExample)]
+    names = [label if isinstance(label, tuple) else (label,) for label in labels if not isinstance(label, float)]
+    return tuple(sorted({name for of_one in names for name in of_one}))
 
 
 def _content_hash(splits: dict[str, Sequence[Example]]) -> str:

@@ -26,6 +26,35 @@ def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
     )
 
 
+def multi_label_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """F1 over all labels and as their plain mean, the share of rows with every label right, and mean loss, of
+    (rows, labels) logits in fp32; a label is given where its probability is above a half."""
+    predicted, truth = (logits > 0).int().numpy(), targets.int().numpy()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets).item()
+    return rounded(
+        {
+            "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0.0)),
+            "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
+            "exact_match": float((predicted == truth).all(axis=1).mean()),
+            "loss": loss,
+        }
+    )
+
+
+def regression_metrics(predicted: Tensor, truth: Tensor) -> dict[str, float]:
+    """Pearson's correlation (0 where one of both never changes), mean absolute error, and mean squared error as
+    loss, of (rows,) fp32."""
+    centred, centred_truth = (values.double() - values.double().mean() for values in (predicted, truth))
+    product = float(centred.norm() * centred_truth.norm())
+    return rounded(
+        {
+            "pearson": float(centred @ centred_truth) / product if product else 0.0,
+            "mean_absolute_error": float((predicted - truth).abs().mean()),
+            "loss": torch.nn.functional.mse_loss(predicted, truth).item(),
+        }
+    )
+
+
 def generation_metrics(summed_loss: float, num_targets: int) -> dict[str, float]:
     """Mean loss per learnt token, and its exponential, the perplexity (at most e^80)."""
     loss = summed_loss / num_targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 from multigraft_training.recipe import RecipeTaskType
 from multigraft_training.rows import Row
 
+Label = str | tuple[str, ...] | float
+"""One class, several classes, or a number."""
+
 ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
-    """A text, or a pair of texts, and its class."""
+    """A text, or a pair of texts, and its label."""
 
     text: str
     text_pair: str | None
-    label: str
+    label: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +73,36 @@ def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Examp
 def _classification(values: dict[str, Any], problems: list[str]) -> TextExample | None:
     text = _text(values, "text", problems)
     pair = _text(values, "text_pair", problems) if values.get("text_pair") is not None else None
-    label = values.get("label")
-    if label is None:
+    label = _label(values.get("label"), problems)
+    return None if text is None or label is None else TextExample(text, pair, label)
+
+
+def _label(value: Any, problems: list[str]) -> Label | None:
+    if value is None:
         problems.append("label: is missing")
-    elif isinstance(label, list):
-        problems.append("label: a list means several labels per text, which is not supported")
-    elif not isinstance(label, str):
-        problems.append(f"label: {label!r} means regression, which is not supported; write classes as strings")
-    elif not label.strip():
+    elif isinstance(value, list):
+        return _labels(value, problems)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+        problems.append(f"label: {value!r} is not a number to learn")
+    elif not isinstance(value, str):
+        problems.append(f"label: {value!r} is neither a string (a class), a list of strings, nor a number")
+    elif not value.strip():
         problems.append("label: is empty")
-    elif text is not None:
-        return TextExample(text, pair, label.strip())
+    else:
+        return value.strip()
+    return None
+
+
+def _labels(values: list[Any], problems: list[str]) -> Label | None:
+    names = tuple(value.strip() for value in values if isinstance(value, str) and value.strip())
+    if len(names) < len(values):
+        problems.append("label: the list holds something that is not a class")
+    elif len(set(names)) < len(names):
+        problems.append("label: the list has a class twice")
+    else:
+        return names
     return None
 
 

@@ -89,7 +89,8 @@ def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, da
         spec=spec,
         tokenizer=load_tokenizer(folder),
         max_length=_max_length(recipe, source, spec),
-        labels=dataset.labels,
+        labels=(recipe.task.name,) if dataset.problem == "regression" else dataset.labels,
+        problem=dataset.problem,
         prompt=recipe.task.prompt,
     )
     return make_task(recipe.task.type, setup)

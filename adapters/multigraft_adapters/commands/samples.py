@@ -3,8 +3,9 @@
 How far two right answers may differ depends on the task type, for the trainer and the server may compute in
 different precisions:
 
-- `text-classification`, `image-classification`: the largest difference of a label's score. The best label must
-  be the same, unless the two are closer to each other than the tolerance.
+- `text-classification`, `image-classification`: the largest difference of a label's score, as a share of it
+  where it is a number above 1. The best label must be the same, unless the two are closer to each other than the
+  tolerance.
 - `feature-extraction`: one minus the cosine, of the worst vector.
 - `text-generation`: the share of words after the first one that differs. Rounding may turn a greedy text at
   any word, from where it goes its own way; so only a text whose very first word differs disagrees.
@@ -57,7 +58,7 @@ def _compare_scores(stored: list[Any], served: list[Any], tolerance: float) -> C
 
 
 def _compare_row_scores(stored: dict[str, float], served: dict[str, float], tolerance: float) -> Comparison:
-    difference = max(abs(score - served[label]) for label, score in stored.items())
+    difference = max(abs(score - served[label]) / max(1.0, abs(score)) for label, score in stored.items())
     expected, answered = max(stored, key=stored.__getitem__), max(served, key=served.__getitem__)
     is_tie = served[answered] - served[expected] <= tolerance
     note = "" if expected == answered else f"label {answered!r}, stored {expected!r}"

@@ -1,4 +1,4 @@
-"""Text classification: one class per text or pair of texts, by the pooled state and a linear head."""
+"""Text classification: the label of a text or a pair of texts, by the pooled state and the family's head."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PromptEncoderConfig, PromptTuningConfig
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -16,8 +17,8 @@ from multigraft_adapters.manifest import Pooling, Sample
 from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch, Encoded, make_batch
-from multigraft_training.evaluate import classification_metrics
 from multigraft_training.examples import Example, TextExample
+from multigraft_training.tasks.problems import problem_of
 from multigraft_training.tasks.task import TaskSetup
 
 NUM_SAMPLES = 4
@@ -32,21 +33,22 @@ class ClassificationTask:
 
     def __init__(self, setup: TaskSetup) -> None:
         self._setup = setup
-        self._ids = {label: index for index, label in enumerate(setup.labels)}
+        self._problem = problem_of(setup.problem, setup.labels)
         layout = setup.spec.heads.get("text-classification")
         if layout is None:
             raise UnsupportedBaseError(f"transformers has no text classifier of type {setup.spec.model_type!r}")
+        self._layout = layout
         paths = (layout.output_tensors | layout.hidden_tensors).values()
         self.head_modules: tuple[str, ...] = tuple(sorted({path.partition(".")[0] for path in paths}))
 
     @property
     def model_arguments(self) -> Mapping[str, Any]:
         return {
-            "num_labels": len(self._ids),
+            "num_labels": len(self._setup.labels),
             "id2label": dict(enumerate(self._setup.labels)),
-            "label2id": self._ids,
+            "label2id": {label: index for index, label in enumerate(self._setup.labels)},
             "pad_token_id": pad_token_id(self._setup.tokenizer),
-            "problem_type": "single_label_classification",
+            "problem_type": self._problem.name,
         }
 
     def encode(self, example: Example) -> Encoded:
@@ -61,51 +63,77 @@ class ClassificationTask:
         if is_cut:
             arguments |= {"truncation": True, "max_length": limit}
         tokens = self._setup.tokenizer(example.text, example.text_pair, **arguments) if is_cut else whole
-        return Encoded(tokens["input_ids"], [self._ids[example.label]], tokens.get("token_type_ids"), is_cut)
+        targets = self._problem.targets(example.label)
+        return Encoded(tokens["input_ids"], targets, tokens.get("token_type_ids"), is_cut)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        logits = model(**batch.inputs()).logits.float()  # (rows, labels)
-        return torch.nn.functional.cross_entropy(logits, batch.targets[:, 0], reduction="sum")
+        return self._problem.loss(self._logits(model, batch), batch.targets)
 
     def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
-        logits = torch.cat([model(**batch.inputs()).logits.float().cpu() for batch in batches])
-        targets = torch.cat([batch.targets[:, 0].cpu() for batch in batches])
-        return classification_metrics(logits, targets)
+        logits = torch.cat([self._logits(model, batch).cpu() for batch in batches])
+        targets = torch.cat([batch.targets.cpu() for batch in batches])
+        return self._problem.metrics(logits, targets)
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        return (metrics["accuracy"], -metrics["loss"])
+        return self._problem.score(metrics)
 
     def manifest_fields(self) -> dict[str, Any]:
         return {
             "task_type": "text-classification",
-            "problem_type": "single_label_classification",
+            "problem_type": self._problem.name,
             "id2label": dict(enumerate(self._setup.labels)),
-            "head": {"kind": "classification", "activation": "softmax"},
+            "head": {"kind": "classification", "activation": self._problem.activation},
         }
 
     def samples(self, model: Any, examples: Sequence[Example]) -> list[Sample]:
-        """Of each label in turn, the example with the surest answer."""
-        answers: list[tuple[str, float, Sample]] = []
-        for example in examples[:NUM_CANDIDATES]:
-            assert isinstance(example, TextExample)
-            scores = decode_classification(self.outputs(model, example).numpy(), self._labels(), "softmax")
-            inputs = {"text": example.text, "text_pair": example.text_pair} if example.text_pair else example.text
-            answers.append((scores[0]["label"], scores[0]["score"], Sample(inputs=inputs, output=[scores])))
-        answers.sort(key=lambda answer: -answer[1])
+        """Of each label in turn, the example with the surest answer; of numbers, the first examples."""
+        answers = [self._sample(model, example) for example in examples[:NUM_CANDIDATES]]
+        if self._problem.name == "regression":
+            return answers[:NUM_SAMPLES]
+        answers.sort(key=lambda sample: -sample.output[0][0]["score"])
         first_of_label: dict[str, Sample] = {}
-        for label, _, sample in answers:
-            first_of_label.setdefault(label, sample)
+        for sample in answers:
+            first_of_label.setdefault(sample.output[0][0]["label"], sample)
         return list(first_of_label.values())[:NUM_SAMPLES]
 
     def outputs(self, model: Any, example: Example) -> Tensor:
-        logits: Tensor = model(**self._batch(model, example).inputs()).logits
-        return logits[0].float().cpu()
+        return self._logits(model, self._batch(model, example))[0].cpu()
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
         output = compute(model.base_model, adapter.delta, self._batch(model, example).inputs())
         assert isinstance(adapter.head, LinearHead) and adapter.head.spec.pooling is not None
         state = pooled(output, adapter.head.spec.pooling)
         return adapter.head.to(state.device).forward(state[None])[0].cpu()
+
+    def _logits(self, model: Any, batch: Batch) -> Tensor:
+        """(rows, labels), fp32."""
+        is_prompted = isinstance(model.active_peft_config, PromptTuningConfig | PromptEncoderConfig)
+        if is_prompted and self._layout.pooling == "last":
+            return self._prompted_logits(model, batch)
+        logits: Tensor = model(**batch.inputs()).logits
+        return logits.float()
+
+    def _prompted_logits(self, model: Any, batch: Batch) -> Tensor:
+        """As PEFT computes them of one row. In a padded batch its model would read padding: transformers looks for
+        a row's last token in its ids, and PEFT gives it embeddings."""
+        rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+        embedded = model.word_embeddings(batch.input_ids)
+        prompts = model.get_prompt(batch_size=len(rows)).to(embedded.dtype)  # (rows, virtual tokens, hidden)
+        mask = torch.cat([batch.attention_mask.new_ones(prompts.shape[:2]), batch.attention_mask], dim=1)
+        task_model = model.get_base_model()
+        output = task_model.base_model(
+            inputs_embeds=torch.cat([prompts, embedded], dim=1), attention_mask=mask, use_cache=False
+        )
+        last = output.last_hidden_state[rows, mask.sum(dim=1) - 1]
+        logits: Tensor = task_model.get_submodule(self._layout.output)(last)
+        return logits.float()
+
+    def _sample(self, model: Any, example: Example) -> Sample:
+        assert isinstance(example, TextExample)
+        logits = self.outputs(model, example).numpy()
+        scores = decode_classification(logits, self._labels(), self._problem.activation)
+        inputs = {"text": example.text, "text_pair": example.text_pair} if example.text_pair else example.text
+        return Sample(inputs=inputs, output=[scores])
 
     def _batch(self, model: Any, example: Example) -> Batch:
         return make_batch([self.encode(example)], pad_token_id(self._setup.tokenizer), model.device)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from multigraft_adapters.bases import BaseSpec
-from multigraft_adapters.manifest import Sample
+from multigraft_adapters.manifest import ProblemType, Sample
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch, Encoded
 from multigraft_training.examples import Example
@@ -17,12 +17,14 @@ from multigraft_training.examples import Example
 
 @dataclass(frozen=True, slots=True)
 class TaskSetup:
-    """What a task is made from. `labels` is empty for generation, `prompt` is the recipe's system prompt."""
+    """What a task is made from. `problem` and `labels` are of text classification, `prompt` is the recipe's system
+    prompt."""
 
     spec: BaseSpec
     tokenizer: Any
     max_length: int
     labels: tuple[str, ...] = ()
+    problem: ProblemType = "single_label_classification"
     prompt: str | None = None
 
 

@@ -1,0 +1,112 @@
+"""What a text's label may be: one class, several, or a number. Each has its targets, loss, metrics and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+from multigraft_adapters.manifest import Activation, ProblemType
+from multigraft_training.evaluate import classification_metrics, multi_label_metrics, regression_metrics
+from multigraft_training.examples import Label
+
+
+class Problem(Protocol):
+    """One problem type of transformers'. Logits are (rows, labels) in fp32, targets (rows, targets of a row)."""
+
+    @property
+    def name(self) -> ProblemType: ...
+
+    @property
+    def activation(self) -> Activation: ...
+
+    def targets(self, label: Label) -> list[int] | list[float]:
+        """What a row learns."""
+        ...
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, summed over all targets."""
+        ...
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """The metrics of a split."""
+        ...
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What the best epoch has most of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SingleLabel:
+    """One class of several, by its id: cross entropy. See Problem."""
+
+    ids: Mapping[str, int]
+    name: ProblemType = "single_label_classification"
+    activation: Activation = "softmax"
+
+    def targets(self, label: Label) -> list[int] | list[float]:
+        assert isinstance(label, str)
+        return [self.ids[label]]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, targets[:, 0], reduction="sum")
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        return classification_metrics(logits, targets[:, 0])
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        return (metrics["accuracy"], -metrics["loss"])
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabel:
+    """Any number of classes, each yes or no: binary cross entropy. See Problem."""
+
+    labels: Sequence[str]
+    name: ProblemType = "multi_label_classification"
+    activation: Activation = "sigmoid"
+
+    def targets(self, label: Label) -> list[int] | list[float]:
+        assert isinstance(label, tuple)
+        return [float(one in label) for one in self.labels]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        return multi_label_metrics(logits, targets)
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        return (metrics["micro_f1"], -metrics["loss"])
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """A number: mean squared error. See Problem."""
+
+    name: ProblemType = "regression"
+    activation: Activation = "none"
+
+    def targets(self, label: Label) -> list[int] | list[float]:
+        assert isinstance(label, float)
+        return [label]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.mse_loss(logits, targets, reduction="sum")
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        return regression_metrics(logits[:, 0], targets[:, 0])
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        return (-metrics["loss"],)
+
+
+def problem_of(name: ProblemType, labels: Sequence[str]) -> Problem:
+    """The problem of a type."""
+    if name == "single_label_classification":
+        return SingleLabel({label: index for index, label in enumerate(labels)})
+    return MultiLabel(labels) if name == "multi_label_classification" else Regression()
