@@ -28,10 +28,10 @@ CASES = {
 }
 
 
-def figures(base: Path, folder: Path, *options: str) -> dict[str, Any]:
+def figures(command: str, base: Path, folder: Path, *options: str) -> dict[str, Any]:
     arguments = [f"--base={base}", f"--data-dir={folder}", "--tokens=12", "--rounds=1", "--dtype=float32"]
     written = folder / "figures.json"
-    result = CliRunner().invoke(main, [*arguments, f"--json={written}", *options])
+    result = CliRunner().invoke(main, [command, *arguments, f"--json={written}", *options])
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(written.read_text())
     return found[str(base)]  # type: ignore[no-any-return]
@@ -40,12 +40,22 @@ def figures(base: Path, folder: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model_type", ["llama", "bert"])
 def test_a_step_of_every_case_is_timed(model_type: str, tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / model_type, model_type)
-    found = figures(base, tmp_path, "--rows=4", "--adapters=2")
+    found = figures("steps", base, tmp_path, "--rows=4", "--adapters=2")
     assert set(found) == CASES
     assert all(value > 0 for value in found.values())
 
 
 def test_one_method_can_be_chosen(tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "bert", "bert")
-    found = figures(base, tmp_path, "--rows=2", "--adapters=2", "--method=ia3")
+    found = figures("steps", base, tmp_path, "--rows=2", "--adapters=2", "--method=ia3")
     assert set(found) == CASES - (CASES & {"lora", "dora", "houlsby", "pfeiffer", "parallel", "prefix", "prompt"})
+
+
+@pytest.mark.parametrize(("model_type", "ends_in"), [("llama", "sampling"), ("bert", "heads")])
+def test_a_profile_tells_where_the_time_of_a_step_goes(model_type: str, ends_in: str, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / model_type, model_type)
+    found = figures("profile", base, tmp_path, "--rows=2", "--adapters=2", "--method=lora")
+    assert set(found) == {"base, none resident", "base, adapters resident", "lora", "all methods mixed"}
+    for parts in found.values():
+        assert all(parts[part] > 0 for part in ("linear layers", "attention", "scheduling", ends_in, "floor"))
+    assert found["lora"]["deltas"] > found["base, none resident"]["deltas"]

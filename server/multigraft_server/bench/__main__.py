@@ -1,10 +1,14 @@
-"""`python -m multigraft_server.bench`: the time of a step by what is in it."""
+"""`python -m multigraft_server.bench`: the time of a step by what is in it, and where that time goes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
@@ -12,65 +16,144 @@ from rich.table import Table
 
 from multigraft_adapters.processor import share_cores
 
+if TYPE_CHECKING:
+    from multigraft_server.bench.steps import Bench, StepTimes
 
-@click.command()
-@click.option("--base", "bases", multiple=True, default=("smollm2", "minilm"), show_default=True)
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("multigraft-data"))
-@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="Rows of a step.")
-@click.option("--adapters", type=click.IntRange(1), default=8, show_default=True, help="Of each method.")
-@click.option("--tokens", type=click.IntRange(1), help="Of each input. [default: 75, encoders 32]")
-@click.option("--rank", type=click.IntRange(1), help="Of each LoRA. [default: 16, encoders 8]")
-@click.option("--method", "methods", multiple=True, help="Only these. [default: all]")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write figures there.")
-def main(
-    bases: tuple[str, ...],
-    data_dir: Path,
-    rows: int,
-    adapters: int,
-    tokens: int | None,
-    rank: int | None,
-    methods: tuple[str, ...],
-    rounds: int,
-    dtype: str,
-    json_file: Path | None,
-) -> None:
-    """Time one step of an engine, in process: a decode step on decoders, a step of whole inputs on encoders.
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What both commands take."""
+
+    bases: tuple[str, ...]
+    data_dir: Path
+    rows: int
+    adapters: int
+    tokens: int | None
+    rank: int | None
+    methods: tuple[str, ...]
+    rounds: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engines over one base, and the milliseconds of its linear layers alone."""
+
+    name: str
+    what: str
+    bench: Bench
+    floor: float
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--base", "bases", multiple=True, default=("smollm2", "minilm"), show_default=True),
+        click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default="multigraft-data"),
+        click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="Rows of a step."),
+        click.option("--adapters", type=click.IntRange(1), default=8, show_default=True, help="Of each method."),
+        click.option("--tokens", type=click.IntRange(1), help="Of each input. [default: 75, encoders 32]"),
+        click.option("--rank", type=click.IntRange(1), help="Of each LoRA. [default: 16, encoders 8]"),
+        click.option("--method", "methods", multiple=True, help="Only these. [default: all]"),
+        click.option("--rounds", type=click.IntRange(1), default=5, show_default=True),
+        click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto"),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path)),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group()
+def main() -> None:
+    """Measure steps of an engine in process: decode steps on decoders, whole inputs on encoders.
 
     Every case has the same rows: of the bare base in an engine that never had an adapter, of the base with all
     adapters resident, of each method over its adapters, of all methods mixed. The cases take turns.
     """
+
+
+@main.command()
+@_options
+def steps(json_file: Path | None, **given: Any) -> None:
+    """The time of a step, by what is in it."""
     share_cores()
-    from multigraft_adapters.bases import load_base
-    from multigraft_server.bench.steps import FLOOR, Bench, Shape, measure_floor
+    from multigraft_server.bench.steps import EMPTY, FLOOR
 
     figures: dict[str, dict[str, float]] = {}
-    for name in bases:
-        empty, full = (load_base(name, data_dir, dtype=dtype) for _ in range(2))
-        decodes = full.spec.family == "decoder"
-        length = tokens or (75 if decodes else 32)
-        shape = Shape(rows, adapters, length, rank=rank or (16 if decodes else 8))
-        floor = measure_floor(empty, rows if decodes else rows * length, 10 * rounds)
-        bench = Bench(empty, full, shape, methods)
-        try:
-            seconds = {FLOOR: floor, **bench.measure(rounds)}
-        finally:
-            bench.close()
-        figures[name] = {case: 1000 * median(own) for case, own in seconds.items()}
-        what = "one token" if decodes else f"{length} tokens"
-        Console().print(_table(f"{name}: a step of {rows} rows, {what} each", figures[name]))
+    options = Options(**given)
+    for started in _each_base(options):
+        seconds = started.bench.measure(options.rounds)
+        own = {FLOOR: started.floor} | {case: 1000 * median(times) for case, times in seconds.items()}
+        table = Table("rows of", "ms", "against the bare base", title=f"{started.name}: {started.what}")
+        for case, value in own.items():
+            table.add_row(case, f"{value:.1f}", f"{value / own[EMPTY]:.2f}")
+        Console().print(table)
+        figures[started.name] = own
+    _write(figures, json_file)
+
+
+@main.command()
+@_options
+def profile(json_file: Path | None, **given: Any) -> None:
+    """Where a step's time goes, and its ratio to its floor: the same linear layers alone.
+
+    Watching the parts takes time itself, some microseconds for each of the step's modules.
+    """
+    share_cores()
+    from multigraft_server.bench.profile import PARTS, PartTimes, watched
+
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    options = Options(**given)
+    for started in _each_base(options, PartTimes):
+        table = Table("rows of", *PARTS, "all", "to its floor", title=f"{started.name}: {started.what} (ms)")
+        own: dict[str, dict[str, float]] = {}
+        for name, case in started.bench.cases().items():
+            assert isinstance(case.times, PartTimes)  # _each_base was told to
+            with watched(case.times):
+                for round_number in range(options.rounds):
+                    started.bench.run(case, round_number)
+            parts = {part: 1000 * seconds for part, seconds in case.times.take_parts().items()}
+            own[name] = {**parts, "floor": started.floor}
+            total = sum(parts.values())
+            cells = [f"{parts[part]:.1f}" for part in PARTS]
+            table.add_row(name, *cells, f"{total:.1f}", f"{total / started.floor:.2f}")
+        Console().print(table)
+        figures[started.name] = own
+    _write(figures, json_file)
+
+
+@contextmanager
+def _started(
+    name: str, options: Options, make_times: Callable[[Literal["decode", "prefill"], int], StepTimes] | None
+) -> Iterator[Started]:
+    from multigraft_adapters.bases import load_base
+    from multigraft_server.bench.steps import Bench, Shape, measure_floor
+
+    empty, full = (load_base(name, options.data_dir, dtype=options.dtype) for _ in range(2))
+    decodes = full.spec.family == "decoder"
+    tokens = options.tokens or (75 if decodes else 32)
+    rank = options.rank or (16 if decodes else 8)
+    shape = Shape(options.rows, options.adapters, tokens, rank=rank)
+    floor = measure_floor(empty, options.rows * (1 if decodes else tokens), 10 * options.rounds)
+    bench = Bench(empty, full, shape, options.methods, make_times)
+    what = f"a step of {options.rows} rows, {'one token' if decodes else f'{tokens} tokens'} each"
+    try:
+        yield Started(name, what, bench, 1000 * median(floor))
+    finally:
+        bench.close()
+
+
+def _each_base(
+    options: Options, make_times: Callable[[Literal["decode", "prefill"], int], StepTimes] | None = None
+) -> Iterator[Started]:
+    for name in options.bases:
+        with _started(name, options, make_times) as started:
+            yield started
+
+
+def _write(figures: object, json_file: Path | None) -> None:
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2))
-
-
-def _table(title: str, milliseconds: dict[str, float]) -> Table:
-    from multigraft_server.bench.steps import EMPTY
-
-    table = Table("rows of", "ms", "against the bare base", title=title)
-    for case, value in milliseconds.items():
-        table.add_row(case, f"{value:.1f}", f"{value / milliseconds[EMPTY]:.2f}")
-    return table
 
 
 if __name__ == "__main__":

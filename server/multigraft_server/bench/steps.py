@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -80,16 +80,33 @@ class StepTimes(SilentObserver):
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of step: the engine that computes it, its times, and the digest of each row."""
+
+    loop: EngineLoop
+    times: StepTimes
+    digests: list[str]
+
+
 class Bench:
     """Two engines over one base each: one that has never had an adapter, one with every adapter resident."""
 
-    def __init__(self, empty: Base, full: Base, shape: Shape, methods: Sequence[str]) -> None:
+    def __init__(
+        self,
+        empty: Base,
+        full: Base,
+        shape: Shape,
+        methods: Sequence[str],
+        make_times: Callable[[Literal["decode", "prefill"], int], StepTimes] | None = None,
+    ) -> None:
         self.shape = shape
         self.adapters = _make_adapters(full, shape, methods)
         by_digest = {adapter.digest: adapter for own in self.adapters.values() for adapter in own}
         self._decodes = full.spec.family == "decoder"
         phase: Literal["decode", "prefill"] = "decode" if self._decodes else "prefill"
-        self._times = {EMPTY: StepTimes(phase, shape.rows), FULL: StepTimes(phase, shape.rows)}
+        make = make_times or StepTimes
+        self._times = {EMPTY: make(phase, shape.rows), FULL: make(phase, shape.rows)}
         self._vocabulary = full.spec.vocab_size
         self._loops = {
             EMPTY: _start(empty, {}, self._times[EMPTY]),
@@ -102,31 +119,34 @@ class Bench:
         for loop in self._loops.values():
             loop.stop()
 
-    def cases(self) -> dict[str, tuple[EngineLoop, StepTimes, list[str]]]:
-        """By name: the engine, its times, and the digest of each row."""
-        rows, empty, full = self.shape.rows, self._loops[EMPTY], self._loops[FULL]
-        cases = {
-            EMPTY: (empty, self._times[EMPTY], [BASE_DIGEST] * rows),
-            FULL: (full, self._times[FULL], [BASE_DIGEST] * rows),
-        }
-        for method, own in self.adapters.items():
-            cases[method] = (full, self._times[FULL], _cycle([a.digest for a in own], rows))
-        mixed = [own[0].digest for own in self.adapters.values()]
-        return cases | {MIXED: (full, self._times[FULL], _cycle(mixed, rows))}
+    def cases(self) -> dict[str, Case]:
+        """What is measured, by name."""
+        by_method = {method: [adapter.digest for adapter in own] for method, own in self.adapters.items()}
+        mixed = [digests[0] for digests in by_method.values()]
+        on_full = {FULL: [BASE_DIGEST], **by_method, MIXED: mixed}
+        cases = {EMPTY: self._case(EMPTY, [BASE_DIGEST])}
+        return cases | {name: self._case(FULL, digests) for name, digests in on_full.items()}
+
+    def _case(self, engine: str, digests: list[str]) -> Case:
+        return Case(self._loops[engine], self._times[engine], _cycle(digests, self.shape.rows))
 
     def measure(self, rounds: int) -> dict[str, list[float]]:
         """Seconds of each case's steps, the cases taken in turn so that the machine's moods meet all alike."""
         seconds: dict[str, list[float]] = defaultdict(list)
+        cases = self.cases()
         for round_number in range(rounds + 1):
-            for name, (loop, times, digests) in self.cases().items():
-                repeats = 1 if self._decodes else self.shape.generated
-                for repeat in range(repeats):
-                    seed = 1000 * round_number + repeat
-                    _ask(loop, [self._request(d, seed + 31 * i) for i, d in enumerate(digests)])
-                taken = times.take()
+            for name, case in cases.items():
+                self.run(case, round_number)
+                taken = case.times.take()
                 if round_number > 0:  # the first round warms up
                     seconds[name] += taken
         return dict(seconds)
+
+    def run(self, case: Case, round_number: int) -> None:
+        """A round of one case, with inputs that no other round has."""
+        for repeat in range(1 if self._decodes else self.shape.generated):
+            seed = 1000 * round_number + repeat
+            _ask(case.loop, [self._request(d, seed + 31 * i) for i, d in enumerate(case.digests)])
 
     def _request(self, digest: str, seed: int) -> Request:
         generator = torch.Generator().manual_seed(seed)
