@@ -57,5 +57,5 @@ def test_a_profile_tells_where_the_time_of_a_step_goes(model_type: str, ends_in:
     found = figures("profile", base, tmp_path, "--rows=2", "--adapters=2", "--method=lora")
     assert set(found) == {"base, none resident", "base, adapters resident", "lora", "all methods mixed"}
     for parts in found.values():
-        assert all(parts[part] > 0 for part in ("linear layers", "attention", "scheduling", ends_in, "floor"))
+        assert all(parts[part] > 0 for part in ("linear", "attention", "scheduling", ends_in, "floor"))
     assert found["lora"]["deltas"] > found["base, none resident"]["deltas"]

@@ -24,9 +24,9 @@ from multigraft_server.engine.packing import PackedLinear
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.scheduler import Scheduler
 
-LINEAR = "linear layers"
-OTHER = "norms, positions, activations"
-REST = "books and events"
+LINEAR = "linear"
+MODEL = "model"
+REST = "rest"
 
 METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
     (PackedLinear, "forward", LINEAR),
@@ -35,14 +35,14 @@ METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
     (DeltaLinear, "forward", "deltas"),
     (DeltaNorm, "forward", "deltas"),
     (Scheduler, "plan", "scheduling"),
-    (Runner, "run", OTHER),
+    (Runner, "run", MODEL),
     (Engine, "_answer_pooling_rows", "heads"),
     (Engine, "_extend_generating_rows", "sampling"),
     (Engine, "step", REST),
 )
 """Which part the time in a method belongs to, less what is spent in those of other parts below it."""
 
-PARTS = (LINEAR, "attention", "deltas", OTHER, "heads", "sampling", "scheduling", REST)
+PARTS = (LINEAR, "attention", "deltas", MODEL, "heads", "sampling", "scheduling", REST)
 
 
 class Stopwatch:
