@@ -98,7 +98,8 @@ def profile(json_file: Path | None, **given: Any) -> None:
     """Where a step's time goes, and its ratio to its floor: the same linear layers alone.
 
     "model" is what the base computes beside its linear layers and attention: norms, positions, activations;
-    "rest" is placing adapters, keeping books and telling events. Watching the parts takes time itself, some microseconds for each of the step's modules.
+    "rest" is placing adapters, keeping books and telling events. Watching takes time itself, some microseconds for
+    each module.
     """
     share_cores()
     from multigraft_server.bench.profile import PARTS, PartTimes, watched
