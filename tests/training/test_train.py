@@ -24,6 +24,7 @@ from multigraft_adapters.errors import (
     TrainingFailedError,
     UnsupportedBaseError,
 )
+from multigraft_adapters.heads import LinearHead
 from multigraft_adapters.methods import LoraDelta
 from multigraft_adapters.verify import verify
 from multigraft_training.batches import IGNORED, make_batch
@@ -299,6 +300,26 @@ def test_examples_that_were_cut_or_lost_are_counted(tmp_path: Path, tiny_base: T
 
     write_jsonl(tmp_path / "train.jsonl", [long, long])
     with pytest.raises(InvalidDataError, match="every prompt is longer than training.max_length"):
+        train(tmp_path, values)
+
+
+def test_the_head_learns_at_its_own_rate(tmp_path: Path, tiny_base: TinyBase) -> None:
+    base = tiny_base("bert")
+    write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    heads, deltas = [], []
+    for rate in (1e-12, 1e-2):
+        values = recipe_values(base, "text-classification", tmp_path, epochs=1, head_learning_rate=rate)
+        result, _ = train(tmp_path, values)
+        adapter = verify(read_folder(result.folder / "adapter"), read_spec(base.name, base))
+        assert isinstance(adapter.head, LinearHead) and isinstance(adapter.delta, LoraDelta)
+        heads.append(adapter.head.weight)
+        deltas.append(adapter.delta)
+    assert (heads[0] - heads[1]).abs().max() > 1e-3
+    assert all(pair.b.abs().max() > 1e-4 for delta in deltas for pair in delta.pairs.values())
+
+    write_jsonl(tmp_path / "train.jsonl", COMPLETION_ROWS)
+    values = recipe_values(tiny_base("llama"), "text-generation", tmp_path, head_learning_rate=1e-3)
+    with pytest.raises(InvalidRecipeError, match=r"training\.head_learning_rate: text-generation trains no head"):
         train(tmp_path, values)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PromptTuningConfig, get_peft_model
+from peft import PeftConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -83,11 +83,23 @@ def _with_delta(model: Any, config: PeftConfig, spec: BaseSpec) -> Any:
         # PEFT 0.21 asks transformers 5.23 for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         peft_model = get_peft_model(model, config)
+    if isinstance(config, PromptEncoderConfig):
+        _begin_among_words(peft_model)
     # NOTE: PEFT keeps the folder's path here; the same training must give the same artifact anywhere.
     config.base_model_name_or_path = spec.name
     if isinstance(config, PromptTuningConfig) and config.tokenizer_name_or_path:
         config.tokenizer_name_or_path = spec.name
     return peft_model
+
+
+@torch.no_grad()
+def _begin_among_words(model: Any) -> None:
+    """Move P-tuning's virtual tokens, which PEFT begins around zero, to the middle of the vocabulary.
+
+    On some bases all words' embeddings are far from zero in the same direction.
+    """
+    last = model.prompt_encoder["default"].mlp_head[-1]
+    last.bias.add_(model.word_embeddings.weight.mean(dim=0).to(last.bias))
 
 
 def _check_missing(missing: set[str], spec: BaseSpec, task: TrainingTask) -> None:

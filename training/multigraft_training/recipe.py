@@ -81,13 +81,15 @@ class TrainingPart(_Part):
     A step takes examples of together `batch_tokens` tokens, `micro_batch_tokens` (padding counted) at a time.
     `warmup` is the share of all steps in which the learning rate rises; it falls to 0 after. `early_stopping`
     is the number of epochs without a better validation score after which training ends; null never ends it.
-    `max_length` is in tokens, null is the base's own. A recipe without a learning rate has its method's.
+    `max_length` is in tokens, null is the base's own. A recipe without a learning rate has its method's;
+    `head_learning_rate` is the head's own, null is the same.
     """
 
     epochs: int = Field(default=3, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     micro_batch_tokens: int = Field(default=4096, ge=1)
     learning_rate: float = Field(default=5.0e-4, gt=0, allow_inf_nan=False)
+    head_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     warmup: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)

@@ -137,7 +137,7 @@ class PromptPart(_VirtualTokens):
     """Prompt tuning. The virtual tokens begin as the tokens of `init_text`, repeated or cut, or, where it is null,
     as random ones of the vocabulary."""
 
-    usual_learning_rate = 1.0e-2
+    usual_learning_rate = 3.0e-2
     name: Literal["prompt"]
     init_text: Annotated[str, Field(min_length=1)] | None = None
 
@@ -146,7 +146,7 @@ class PTuningPart(_VirtualTokens):
     """P-tuning: the virtual tokens are what an `encoder` makes of learned ones; `encoder_layers` and
     `encoder_dropout` are an LSTM's."""
 
-    usual_learning_rate = 1.0e-3
+    usual_learning_rate = 5.0e-3
     name: Literal["p-tuning"]
     encoder: Literal["mlp", "lstm"] = "mlp"
     encoder_hidden_size: Size | None = None

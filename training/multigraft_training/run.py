@@ -53,6 +53,8 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)
     task = _task(recipe, source, spec, folder, dataset)
+    if recipe.training.head_learning_rate is not None and not task.head_modules:
+        raise source.error("training.head_learning_rate", f"{recipe.task.type} trains no head")
     train = _encode("train", dataset.train, task, report)
     validation = _encode("validation", dataset.validation, task, report)
     test = None if dataset.test is None else _encode("test", dataset.test, task, report)

@@ -19,6 +19,9 @@ from multigraft_training.recipe import TrainingPart
 from multigraft_training.report import Report
 from multigraft_training.tasks import TrainingTask
 
+HEAD = "modules_to_save"
+"""What PEFT calls the modules that are trained as they are: a task's head."""
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -61,7 +64,7 @@ class Trainer:
         """
         settings = self._settings
         plans = [self._plan(train, epoch) for epoch in range(settings.epochs)]
-        optimizer = AdamW(self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = AdamW(self._groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = _schedule(optimizer, sum(len(plan) for plan in plans), settings.warmup)
         epochs: list[Epoch] = []
         best, best_parameters = None, None
@@ -92,6 +95,15 @@ class Trainer:
         plan = plan_evaluation([example.num_tokens for example in examples], self._settings.micro_batch_tokens)
         with torch.inference_mode(), self._autocast():
             return self._task.evaluate(self._model, [self._batch(examples, chosen) for chosen in plan])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The trainable parameters with their learning rates: the delta's, and the head's."""
+        trained = [(name, value) for name, value in self._model.named_parameters() if value.requires_grad]
+        head = [value for name, value in trained if f".{HEAD}." in name]
+        delta = [value for name, value in trained if f".{HEAD}." not in name]
+        rate = self._settings.learning_rate
+        groups = [{"params": delta, "lr": rate}, {"params": head, "lr": self._settings.head_learning_rate or rate}]
+        return [group for group in groups if group["params"]]
 
     def _plan(self, train: Sequence[Encoded], epoch: int) -> list[Step]:
         settings = self._settings
