@@ -208,10 +208,10 @@ def test_blocks_go_into_another_row_as_they_came(load_tiny: LoadTiny) -> None:
     content = torch.randn(2, layout.layers, layout.heads, 48, layout.head_dim)
     cache.write(source, content)
     store = PrefixStore(cache, 5)
-    for place, start in [(4, 0), (0, 32), (2, 16)]:
-        store.save(place, source, start)
+    store.save([(3, 0), (4, 16)], source)
+    store.save([(0, 32)], source)
     cache.write(source, torch.zeros_like(content))
-    store.restore([4, 2, 0], target)
+    store.restore([(3, 0), (4, 16), (0, 32)], target)
     assert torch.equal(cache.tokens(target, 0, 48), content)
     assert not cache.tokens(target, 48, 300).any()
 
@@ -234,10 +234,11 @@ class Kept:
 
     def compute(self, pick: int, num_computed: int, *, fails: bool) -> None:
         chain, tokens = self.rows[pick % len(self.rows)]
-        for place, start in self.table.saves(chain, min(num_computed, len(tokens))):
+        for blocks in self.table.saves(chain, min(num_computed, len(tokens))):
             if fails:
                 return
-            self.saved[place] = (chain.space, tuple(tokens[: start + BLOCK_TOKENS]))
+            for place, start in blocks:
+                self.saved[place] = (chain.space, tuple(tokens[: start + BLOCK_TOKENS]))
 
     def end(self, pick: int, answer: list[int]) -> None:
         chain, tokens = self.rows[pick % len(self.rows)]

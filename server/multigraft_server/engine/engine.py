@@ -25,7 +25,6 @@ from multigraft_server.engine.observer import Observer
 from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.prefix_store import PrefixStore
-from multigraft_server.engine.prefix_table import BLOCK_TOKENS
 from multigraft_server.engine.requests import (
     BASE_DIGEST,
     EngineSnapshot,
@@ -197,18 +196,17 @@ class Engine:
         for row in plan.admitted:
             if self._prefixes is None or row.chain is None or row.kv is None:
                 continue
-            blocks = row.chain.blocks[: row.num_restored // BLOCK_TOKENS]
-            if blocks:
-                self._prefixes.restore([block.place for block in blocks if block.place is not None], row.kv)
+            if row.num_restored:
+                self._prefixes.restore(row.chain.places(row.num_restored), row.kv)
             queried, cached = len(row.request.token_ids), row.num_cached
             self._prefix_queried += queried
             self._prefix_cached += cached
             self._observer.prefix_lookup(queried_tokens=queried, cached_tokens=cached)
 
     def _save(self, row: Row, *, has_ended: bool = False) -> None:
-        for place, start in self._scheduler.saves(row, has_ended=has_ended):
+        for blocks in self._scheduler.saves(row, has_ended=has_ended):
             assert self._prefixes is not None and row.kv is not None  # rows with a chain have both
-            self._prefixes.save(place, row.kv, start)
+            self._prefixes.save(blocks, row.kv)
 
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
         parts = _spans(plan, lambda part: part.row.pooling is not None)

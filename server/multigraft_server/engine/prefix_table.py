@@ -57,6 +57,11 @@ class Chain:
     blocks: list[Block]
     num_passed: int
 
+    def places(self, num_tokens: int) -> list[tuple[int, int]]:
+        """Of the saved blocks of its first tokens, the place and the first token."""
+        blocks = enumerate(self.blocks[: num_tokens // BLOCK_TOKENS])
+        return [(block.place, index * BLOCK_TOKENS) for index, block in blocks if block.place is not None]
+
 
 class PrefixTable:
     """Blocks by what comes before them; the least recently used without a child and a hold goes for a new one."""
@@ -116,23 +121,23 @@ class PrefixTable:
             for block in chain.blocks[known:]:
                 block.awaited += 1
 
-    def saves(self, chain: Chain, num_computed: int) -> Iterator[tuple[int, int]]:
-        """What of a chain is to be saved, when so many of its row's tokens are computed: pairs of a place in the
-        store and the first token of a block.
+    def saves(self, chain: Chain, num_computed: int) -> Iterator[list[tuple[int, int]]]:
+        """What of a chain is to be saved, when so many of its row's tokens are computed: at most one list, of
+        pairs of a place in the store and a block's first token.
 
-        Each is booked when the next is asked for: a caller that fails to save has lost nothing.
+        It is booked when the iteration goes on: a caller that fails to save has lost nothing.
         """
-        for index in range(chain.num_passed, min(num_computed // BLOCK_TOKENS, len(chain.blocks))):
-            block = chain.blocks[index]
-            if block.place is None:
-                place = self._place() if chain.space.weights == self.weights else None
-                if place is None:
-                    self._pass(chain, len(chain.blocks))
-                    return
-                yield place, index * BLOCK_TOKENS
-                self._free.pop()
-                block.place = place
-            self._pass(chain, index + 1)
+        stop = min(num_computed // BLOCK_TOKENS, len(chain.blocks))
+        unsaved = [index for index in range(chain.num_passed, stop) if chain.blocks[index].place is None]
+        places = self._places(len(unsaved)) if chain.space.weights == self.weights else []
+        saved = list(zip(places, unsaved, strict=False))
+        if saved:
+            yield [(place, index * BLOCK_TOKENS) for place, index in saved]
+            del self._free[-len(saved) :]
+        for place, index in saved:
+            chain.blocks[index].place = place
+        # Behind a block that found no place, none is saved: what is saved is whole from the first token on.
+        self._pass(chain, stop if len(saved) == len(unsaved) else len(chain.blocks))
 
     def close(self, chain: Chain) -> None:
         """A row has ended: what it held can go, and what it has not saved does."""
@@ -183,9 +188,9 @@ class PrefixTable:
             block.is_listed = True
             heappush(self._turns, (block.used, next(self._serial), block))
 
-    def _place(self) -> int | None:
-        """A free place, made free if need be; it stays among the free ones. None when all is in use."""
-        while not self._free and self._turns:
+    def _places(self, number: int) -> list[int]:
+        """Free places, made free if need be, as many as can be had; they stay among the free ones."""
+        while len(self._free) < number and self._turns:
             used, _, block = heappop(self._turns)
             block.is_listed = False
             if block.used != used:
@@ -194,7 +199,7 @@ class PrefixTable:
                 self._free.append(block.place)
                 block.place = None
                 self._unlink(block)
-        return self._free[-1] if self._free else None
+        return self._free[: -number - 1 : -1]
 
     def _unlink(self, block: Block) -> None:
         del self._blocks[block.parent, block.tokens]

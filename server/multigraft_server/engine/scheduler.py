@@ -143,7 +143,7 @@ class Scheduler:
             return "stop"
         return "length" if row.num_generated >= params.max_tokens else None
 
-    def saves(self, row: Row, *, has_ended: bool = False) -> Iterator[tuple[int, int]]:
+    def saves(self, row: Row, *, has_ended: bool = False) -> Iterator[list[tuple[int, int]]]:
         """What of a row's computed tokens the prefix cache is to save, as `PrefixTable.saves` tells it: of its
         prompt, and of its answer when that is complete."""
         if self.prefixes is None or row.chain is None:
