@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from multigraft_loadtest.options import (
+    comparison_options,
     loop_options,
     place_options,
     report_options,
@@ -16,6 +17,8 @@ from multigraft_loadtest.options import (
     traffic_options,
 )
 from multigraft_loadtest.problems import CannotStartError
+
+VENV = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 
 
 @click.group()
@@ -29,6 +32,8 @@ def loadtest() -> None:
     multigraft loadtest run                              8 random LoRAs on smollm2, 16 clients
     multigraft loadtest run --base minilm --texts snippets --clients 32 --html report.html
     multigraft loadtest run --rate 4 --cv 2 --popularity hot:0.9 --slo ttft=0.5,itl=0.1
+    multigraft loadtest compare --quick                  against PEFT, and the base in process
+    multigraft loadtest tax                              what each method costs
     """
 
 
@@ -63,6 +68,64 @@ def run(**options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
+@loadtest.command()
+@click.option("--vllm", type=VENV, help="vLLM's virtual environment (CPU build); else its rows are not measured.")
+@click.option("--llama-cpp", type=VENV, help="llama.cpp's, with bin/llama-server and bin/to-gguf; the same.")
+@click.option("--rows", metavar="NAMES", help="Only these rows, with commas.  [default: all]")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
+@comparison_options
+def compare(**options: Any) -> None:
+    """Start ours and the peers in turn on the same workloads, and print the ratios beside the targets.
+
+    Rounds are interleaved, and while one is measured the others are paused; the table shows medians.
+    SERVE_OPTIONS, behind --, go to our own servers.
+
+    \b
+    multigraft loadtest compare
+    multigraft loadtest compare --vllm ~/venvs/vllm --llama-cpp ~/venvs/llama --json compare.json
+    multigraft loadtest compare --rows g-own,g-first,c-base --quick
+    """
+    from multigraft_loadtest.compare import command
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        report = command.compare(options)
+    _finish(report, command.compare_table(report), options["json_file"])
+    if options["strict"] and command.is_missed(report):
+        raise click.exceptions.Exit(1)
+
+
+@loadtest.command()
+@click.option("--base", default="smollm2", show_default=True, help="A decoder generates, an encoder classifies.")
+@comparison_options
+def tax(**options: Any) -> None:
+    """Measure what adapters cost: 8 tasks of each method, and all mixed, against the base alone.
+
+    \b
+    multigraft loadtest tax
+    multigraft loadtest tax --base minilm --quick
+    """
+    from multigraft_loadtest.compare import command
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        report = command.tax(options)
+    _finish(report, command.tax_table(report), options["json_file"])
+
+
+def _finish(report: dict[str, Any], table: Any, json_file: str | None) -> None:
+    """Print and write a comparison; exits with 1 when an answer of ours was wrong, lost or failed."""
+    from rich.console import Console
+
+    if json_file != "-":
+        Console(highlight=False, markup=False, emoji=False).print(table)
+    write_json(report, json_file)
+    for wrong in report["wrong"]:
+        click.echo(wrong, err=True)
+    if report["wrong"]:
+        raise click.exceptions.Exit(1)
+
+
 def write(report: dict[str, Any], json_file: str | None, html: Path | None) -> None:
     """The report as tables, as JSON and as a page; JSON on the standard output replaces the tables.
 
@@ -70,19 +133,29 @@ def write(report: dict[str, Any], json_file: str | None, html: Path | None) -> N
     """
     from rich.console import Console
 
-    from multigraft_loadtest.figures import rounded
     from multigraft_loadtest.page import render
     from multigraft_loadtest.show import show_report
+
+    if json_file != "-":
+        show_report(Console(highlight=False, markup=False, emoji=False), report)
+    write_json(report, json_file)
+    if html is not None:
+        _write_file(html, render(report))
+
+
+def write_json(report: dict[str, Any], json_file: str | None) -> None:
+    """The report as JSON, if it is asked for; raises CannotStartError."""
+    from multigraft_loadtest.figures import rounded
 
     text = json.dumps(rounded(report), indent=2, ensure_ascii=False)
     if json_file == "-":
         click.echo(text)
-    else:
-        show_report(Console(highlight=False, markup=False, emoji=False), report)
-    for file, content in ((json_file, text + "\n"), (html, None)):
-        if file is None or file == "-":
-            continue
-        try:
-            Path(file).write_text(render(report) if content is None else content, "utf-8")
-        except OSError as error:
-            raise CannotStartError(f"{file} cannot be written: {error.strerror or error}") from error
+    elif json_file is not None:
+        _write_file(Path(json_file), text + "\n")
+
+
+def _write_file(file: Path, content: str) -> None:
+    try:
+        file.write_text(content, "utf-8")
+    except OSError as error:
+        raise CannotStartError(f"{file} cannot be written: {error.strerror or error}") from error

@@ -115,6 +115,7 @@ class Client:
         except BaseException:
             connection.close()
             raise
+        connection.can_be_kept = connection.can_be_kept and self._target.keeps_connections
         self._connections.give_back(connection)
 
     async def _read(self, status: int, parts: AsyncIterator[bytes], record: Record) -> None:

@@ -104,3 +104,11 @@ report_options = _options(
     json_option,
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page."),
 )
+comparison_options = _options(
+    click.option("--quick", is_flag=True, help="One short round: a first look, no measurement."),
+    click.option("--rounds", type=click.IntRange(1), help="Of each measurement.  [default: 3, with --quick 1]"),
+    click.option("--seed", default=0, show_default=True),
+    data_dir_option,
+    json_option,
+    click.argument("serve_options", nargs=-1, type=click.UNPROCESSED),
+)

@@ -94,7 +94,7 @@ def running(
     name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Child]:
     """A child process of this name, its output in `log`. Raises CannotStartError when there is no such program."""
-    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **(environment or {})}
+    env = {**os.environ, **(environment or {})}
     env.pop("MULTIGRAFT_API_KEY", None)  # a server of ours needs none on the loopback
     try:
         with log.open("wb") as file:

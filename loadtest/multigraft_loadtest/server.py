@@ -31,7 +31,7 @@ class Server:
 
     def get(self, route: str) -> Any:
         """The JSON of a route; raises CannotStartError."""
-        return self._checked(httpx.get(f"{self.url}{route}", **self._options()), route)
+        return self._checked("GET", route)
 
     def base(self) -> str:
         """The base's name."""
@@ -61,20 +61,18 @@ class Server:
         """Upload an adapter and make it the production version; raises CannotStartError."""
         route = f"/v1/tasks/{task}/versions"
         parts = [("file", (name, content)) for name, content in files.items()]
-        answer = httpx.post(
-            f"{self.url}{route}",
-            params={"alias": PRODUCTION},
-            files=parts,
-            data={"task": json.dumps(declaration)},
-            **self._options(),
+        self._checked(
+            "POST", route, params={"alias": PRODUCTION}, files=parts, data={"task": json.dumps(declaration)}
         )
-        self._checked(answer, route)
 
-    def _options(self) -> dict[str, Any]:
+    def _checked(self, method: str, route: str, **content: Any) -> Any:
         headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        return {"headers": headers, "timeout": 120, "trust_env": False}
-
-    def _checked(self, answer: httpx.Response, route: str) -> Any:
+        try:
+            answer = httpx.request(
+                method, f"{self.url}{route}", headers=headers, timeout=120, trust_env=False, **content
+            )
+        except httpx.TransportError as error:
+            raise CannotStartError(f"{self.url}{route} gave no answer: {error}") from error
         if not answer.is_success:
             raise CannotStartError(f"{self.url}{route} answered {answer.status_code}: {answer.text[:300]}")
         return answer.json()

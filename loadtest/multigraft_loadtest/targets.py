@@ -20,7 +20,8 @@ class Target:
     """A kind of server. `template` makes a model's name of a task's, `base` is the bare base's name.
 
     `ignores_eos` tells that it can be made to generate as many tokens as asked. `adapters` are the digests that
-    may answer for each task (None is the base); None where the server does not say who answered.
+    may answer for each task (None is the base); None where the server does not say who answered. Servers that end
+    a connection after a stream without saying so, as llama.cpp's, get a new one for each request.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Target:
     base: str = ""
     template: str = "{task}"
     ignores_eos: bool = False
+    keeps_connections: bool = True
     adapters: Mapping[str | None, Set[str]] | None = None
     extra: Callable[[Request], dict[str, Any]] | None = None
     """Fields that a request needs beside the usual ones."""
@@ -104,4 +106,5 @@ def make_target(name: str, *, api: Api, base: str, template: str) -> Target:
     """A target by its name. SGLang takes the adapter in `lora_path`, LoRAX in `adapter_id`, others in `model`."""
     if name == "sglang":
         return Target(name, api, base, base, ignores_eos=True, extra=_sglang_fields(template))
-    return Target(name, api, base, template, ignores_eos=name != "openai")
+    is_known = name != "openai"
+    return Target(name, api, base, template, ignores_eos=is_known, keeps_connections=is_known)
