@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from multigraft_loadtest.cli import loadtest
 from multigraft_loadtest.client import Client
@@ -89,7 +91,11 @@ def test_a_table_shows_what_was_not_measured_and_why() -> None:
     row: dict[str, object] = {"name": "x", "what": "w", "ours": 3.0, "theirs": None, "ratio": None}
     row |= {"target": 2, "stretch": 3, "at_most": False, "verdict": "not measured", "note": "give --vllm VENV"}
     report = {"rounds": 1, "rows": [row]}
-    assert compare_table(report).row_count == 1
+    shown = Console(width=100, file=io.StringIO())
+    with shown.capture() as captured:
+        shown.print(compare_table(report))
+    assert "x: give --vllm VENV" in captured.get()
+    assert "not measured" in captured.get()
 
 
 def test_a_child_that_is_paused_does_nothing_and_is_ended_all_the_same(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from multigraft_loadtest.compare.classification import compare_classification
@@ -88,22 +89,21 @@ def setting_of(options: Mapping[str, Any], work: Path) -> Setting:
     )
 
 
-def compare_table(report: Mapping[str, Any]) -> Table:
-    """The rows with their ratios beside target and stretch."""
+def compare_table(report: Mapping[str, Any]) -> Group:
+    """The rows with their ratios beside target and stretch; below them, the notes."""
     table = Table(title=f"medians of {report['rounds']} rounds", title_justify="left")
-    for column in ("row", "what"):
-        table.add_column(column, overflow="fold")
+    table.add_column("row", no_wrap=True)
+    table.add_column("what", overflow="fold")
     for column in ("ours", "theirs", "ratio", "target", "stretch"):
-        table.add_column(column, justify="right")
-    for column in ("", "note"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for row in report["rows"]:
-        sign = "<=" if row["at_most"] else ">="
-        targets = (row["target"], row["stretch"])
+        sign = "≤" if row["at_most"] else "≥"
+        limits = ["" if limit is None else f"{sign} {limit:g}" for limit in (row["target"], row["stretch"])]
         numbers = [_number(row[name]) for name in ("ours", "theirs", "ratio")]
-        limits = ["" if limit is None else f"{sign} {limit:g}" for limit in targets]
-        table.add_row(row["name"], row["what"], *numbers, *limits, row["verdict"], row["note"])
-    return table
+        table.add_row(row["name"], row["what"], *numbers, *limits, row["verdict"])
+    notes = [f"{row['name']}: {row['note']}" for row in report["rows"] if row["note"]]
+    return Group(table, *notes)
 
 
 def tax_table(report: Mapping[str, Any]) -> Table:

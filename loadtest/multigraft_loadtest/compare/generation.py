@@ -76,7 +76,7 @@ def compare_generation(needed: set[str], setting: Setting, sizes: Sizes, results
                 warm_up = 1 if number == 0 and place == _first(turns, turn) else 0
                 workload = generate(turn.tasks, requests, seed, clients=turn.clients, warm_up=warm_up)
                 results.run(turn.name, turn.side, sides, workload)
-            if memory and number == 0:
+            if memory and number == 0 and sizes.rounds > 1:
                 memory.note_start()
         if ours and "fair.g" in needed:
             measure_fairness("fair.g", ours, sides, generate(names, 1, 0).traffic[0][0], "g.lora", sizes, results)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from time import monotonic
 
 from multigraft_loadtest.compare.results import Results
 from multigraft_loadtest.compare.sides import Side
@@ -26,10 +28,11 @@ class Memory:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._start: int | None = None
+        self._started = 0.0
 
     def note_start(self) -> None:
         """All adapters are resident and all code has run: from here on it must not grow."""
-        self._start = self._child.resident_bytes()
+        self._start, self._started = self._child.resident_bytes(), monotonic()
 
     def report(self, needed: set[str], side: Side, adapters: Sequence[RandomAdapter], results: Results) -> None:
         """The rows `memory` and `growth`."""
@@ -39,9 +42,12 @@ class Memory:
             results.add("memory", ratio=now / sum(parts.values()))
             shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in parts.items())
             results.notes["memory"] = f"{now / 2**20:.0f} MiB of {shown}"
-        if "growth" in needed and self._start:
+        if "growth" in needed and self._start is None:
+            results.notes["growth"] = "needs more than one round"
+        elif "growth" in needed and self._start is not None:
             results.add("growth", ratio=now / self._start)
-            results.notes["growth"] = f"from {self._start / 2**20:.0f} to {now / 2**20:.0f} MiB"
+            minutes = (monotonic() - self._started) / 60
+            results.notes["growth"] = f"{self._start / 2**20:.0f} to {now / 2**20:.0f} MiB, {minutes:.1f} minutes"
 
 
 def configured(server: Server, adapters: Sequence[RandomAdapter]) -> dict[str, int]:
@@ -62,7 +68,5 @@ def weights(shape: Shape) -> int:
 
 def libraries() -> int:
     """Resident bytes of a process that has only imported what a server imports."""
-    import os
-
     done = subprocess.run([sys.executable, "-c", FLOOR_CODE], capture_output=True, text=True, check=True)
     return int(done.stdout) * os.sysconf("SC_PAGE_SIZE")
