@@ -136,28 +136,32 @@ class WaitingRequests:
         `takes` says whether generating requests (True) or others (False) are tried at all, and is asked before
         each one. Behind a request that is passed over, none of the same task and kind is tried.
         """
-        tried: list[_Lane] = []
+        tried: list[_Turn] = []
         try:
-            while len(tried) < MOST_PASSED_OVER and (lane := self._next(takes)) is not None:
-                tried.append(lane)
+            while len(tried) < MOST_PASSED_OVER and (turn := self._next(takes)) is not None:
+                tried.append(turn)
+                lane = turn[3]
                 request = lane.first
                 yield request
                 if request.id not in lane.requests:
-                    self._list(tried.pop())
+                    tried.pop()
+                    self._list(lane)
         finally:
-            for lane in tried:
-                self._list(lane)
+            for turn in tried:
+                self._list(turn[3], turn)
 
-    def _next(self, takes: Callable[[bool], bool]) -> _Lane | None:
-        tried = {False: takes(False), True: takes(True)}
+    def _next(self, takes: Callable[[bool], bool]) -> _Turn | None:
+        tried = (takes(False), takes(True))
         kinds = [kind for kind in list(self._turns) if tried[kind.generates] and self._has_turn(kind)]
-        most_urgent = min((kind.priority for kind in kinds if kind.priority is not None), default=None)
-        turns = [self._turns[kind] for kind in kinds if kind.priority in (None, most_urgent)]
-        if not turns:
+        if len(kinds) > 1:
+            most_urgent = min((kind.priority for kind in kinds if kind.priority is not None), default=None)
+            kinds = [kind for kind in kinds if kind.priority in (None, most_urgent)]
+            kinds.sort(key=lambda kind: self._turns[kind][0])
+        if not kinds:
             return None
-        lane = heappop(min(turns, key=lambda heap: heap[0]))[3]
-        lane.is_listed = False
-        return lane
+        turn = heappop(self._turns[kinds[0]])
+        turn[3].is_listed = False
+        return turn
 
     def _has_turn(self, kind: _Kind) -> bool:
         """Bring the first turn of a kind up to date; False when it has none."""
@@ -176,9 +180,9 @@ class WaitingRequests:
     def _turn(self, lane: _Lane) -> _Turn:
         return self._counters.served(lane.task), lane.first.arrival, next(self._serial), lane
 
-    def _list(self, lane: _Lane) -> None:
+    def _list(self, lane: _Lane, turn: _Turn | None = None) -> None:
         if lane.requests and not lane.is_listed:
-            heappush(self._turns.setdefault(lane.kind, []), self._turn(lane))
+            heappush(self._turns.setdefault(lane.kind, []), turn or self._turn(lane))
             lane.is_listed = True
 
     def _put(self, request: Request, kind: _Kind) -> None:
