@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -47,6 +49,42 @@ class Engine(Protocol):
     def snapshot(self) -> EngineSnapshot: ...
 
 
+class Mailbox:
+    """Brings events from the engine's thread into one event loop, all that came meanwhile by one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._is_waking = False
+
+    @classmethod
+    def of_running_loop(cls) -> Mailbox:
+        """The running loop's only one."""
+        loop = asyncio.get_running_loop()
+        return _mailboxes.setdefault(loop, cls(loop))
+
+    def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
+        """Bring an event to a queue of the loop; may be called from any thread.
+
+        A closed loop means that the process stops and that nobody waits.
+        """
+        self._events.append((queue, event))
+        if not self._is_waking:
+            self._is_waking = True
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # What is put from here on wakes the loop again; what was put before is in the deque by now.
+        self._is_waking = False
+        while self._events:
+            queue, event = self._events.popleft()
+            queue.put_nowait(event)
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+
+
 class Answer:
     """The events of one request that was submitted to the engine, and that its call owns.
 
@@ -61,7 +99,7 @@ class Answer:
         self.num_cached_tokens = 0
         self._engine = engine
         self._call = call
-        self._loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox.of_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._ended = False
         self._last_token: float | None = None
@@ -104,9 +142,7 @@ class Answer:
             self._engine.cancel(self.id)
 
     def _on_event(self, event: Event) -> None:
-        # Runs in the engine's thread. A closed loop means that the process stops and that nobody waits.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._mailbox.put(self._events, event)  # runs in the engine's thread
 
     def _note_token(self) -> None:
         now = time.monotonic()

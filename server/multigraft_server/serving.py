@@ -67,7 +67,8 @@ def run(app: ASGIApp, settings: ServerSettings, bound: socket.socket, on_ready: 
     """
     config = uvicorn.Config(
         app,
-        http="h11",
+        loop="auto",
+        http="httptools",
         ws="none",
         lifespan="on",
         log_level="warning",

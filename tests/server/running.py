@@ -87,7 +87,13 @@ def listening(app: FastAPI) -> Iterator[str]:
     bound = bind("127.0.0.1", 0)
     ready = threading.Event()
     config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="on", log_level="error", timeout_graceful_shutdown=1
+        app,
+        loop="auto",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        timeout_graceful_shutdown=1,
     )
     server = Server(config, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
