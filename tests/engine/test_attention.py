@@ -12,9 +12,10 @@ from multigraft_adapters.bases import KVLayout
 from multigraft_server.engine.attention import packed_attention
 from multigraft_server.engine.attention_step import (
     AttentionStep,
-    DecodeRow,
+    CachedRow,
     group_decodes,
     group_wholes,
+    writes_of,
 )
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
@@ -89,9 +90,10 @@ def test_rows_of_the_cache_wherever_they_lie(places: list[tuple[int, int]], wind
     keys.normal_()
     values.normal_()
     past = [(keys[row, :, :end].clone(), values[row, :, :end].clone()) for row, end in places]
-    rows = [DecodeRow(i, end, KVRow(0, row, CAPACITY)) for i, (row, end) in enumerate(places)]
+    rows = [CachedRow(i, i + 1, end, KVRow(0, row, CAPACITY)) for i, (row, end) in enumerate(places)]
     states = random_states(len(rows))
-    step = AttentionStep(True, decodes=group_decodes(rows, KV_HEADS, CPU), kv=cache)
+    decodes, writes = group_decodes(rows, CPU), writes_of(rows, KV_HEADS, CPU)
+    step = AttentionStep(True, decodes=decodes, writes=writes, kv=cache)
     found = attend(step, states, window)
     for i, (old_keys, old_values) in enumerate(past):
         query, key, value = (part[i : i + 1] for part in states)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from multigraft_server.bench.steps import Bench, StepTimes
 
 
+PROFILE_WIDTH = 125
+"""Columns of a terminal that the table of a profile needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What both commands take."""
@@ -119,7 +123,7 @@ def profile(json_file: Path | None, **given: Any) -> None:
             total = sum(parts.values())
             cells = [f"{parts[part]:.1f}" for part in PARTS]
             table.add_row(name, *cells, f"{total:.1f}", f"{total / started.floor:.2f}")
-        Console().print(table)
+        Console(width=max(PROFILE_WIDTH, Console().width)).print(table)
         figures[started.name] = own
     _write(figures, json_file)
 

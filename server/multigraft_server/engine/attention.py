@@ -16,8 +16,9 @@ from transformers import AttentionInterface
 
 from multigraft_server.engine.attention_step import (
     AttentionStep,
-    ChunkRow,
+    CachedRow,
     DecodeGroup,
+    KVWrite,
     PrefixedRow,
     WholeGroup,
 )
@@ -63,8 +64,10 @@ def packed_attention(
     out = query.new_empty(states.query.shape)
     for index, whole in enumerate(step.whole):
         _attend_wholes(out, states, layer, whole, step, index)
-    if step.prefixed or step.kv is not None:
+    if step.prefixed or step.writes:
         place: int = module.layer_idx  # type: ignore[assignment]
+        for write in step.writes:
+            _cache(states, write, place, step)
         for prefixed in step.prefixed:
             _attend_after_prefix(out, states, layer, prefixed, place, step)
         for chunk in step.chunks:
@@ -107,14 +110,22 @@ def _attend_after_prefix(
     out[part] = _continued(states.query[part], keys, values, layer, step)
 
 
+def _cache(states: _States, write: KVWrite, place: int, step: AttentionStep) -> None:
+    """Put the written tokens' keys and values into the cache."""
+    assert step.kv is not None  # what is written has rows in it
+    for cached, new in zip(
+        step.kv.view(write.slab, write.capacity, place), (states.key, states.value), strict=True
+    ):
+        own = new.index_select(0, write.tokens).flatten(0, 1)
+        cached.view(-1, new.shape[2]).index_copy_(0, write.places, own)
+
+
 def _attend_chunk(
-    out: Tensor, states: _States, layer: _Layer, chunk: ChunkRow, place: int, step: AttentionStep
+    out: Tensor, states: _States, layer: _Layer, chunk: CachedRow, place: int, step: AttentionStep
 ) -> None:
     assert step.kv is not None  # chunks have rows in it
     keys, values = step.kv.view(chunk.kv.slab, chunk.kv.capacity, place)
     part, end = slice(chunk.start, chunk.stop), chunk.past + chunk.stop - chunk.start
-    keys[chunk.kv.index, :, chunk.past : end] = states.key[part].transpose(0, 1)
-    values[chunk.kv.index, :, chunk.past : end] = states.value[part].transpose(0, 1)
     seen_keys, seen_values = keys[chunk.kv.index, :, :end], values[chunk.kv.index, :, :end]
     out[part] = _continued(states.query[part], seen_keys, seen_values, layer, step)
 
@@ -131,8 +142,6 @@ def _attend_decodes(
     assert step.kv is not None  # decoding rows are in it
     keys, values = step.kv.view(group.slab, group.capacity, place)
     kv_heads, head_dim = states.key.shape[1:]
-    _write(keys, group, states.key)
-    _write(values, group, states.value)
     rows = slice(group.first, group.first + group.count)
     # The query heads that share a KV head are folded into the query length: one small product, no copies of KV.
     folded = states.query.index_select(0, group.order).view(group.count, kv_heads, -1, head_dim)
@@ -145,12 +154,6 @@ def _attend_decodes(
     ).reshape(group.count, -1, head_dim)
     kept = attended if group.kept is None else attended.index_select(0, group.kept)
     out.index_copy_(0, group.tokens, kept)
-
-
-def _write(cached: Tensor, group: DecodeGroup, new: Tensor) -> None:
-    """Put each row's keys or values, of `new` (tokens, kv_heads, head_dim), into the cache's rows."""
-    own = new.index_select(0, group.tokens).flatten(0, 1)
-    cached.view(-1, new.shape[2]).index_copy_(0, group.written, own)
 
 
 def _continued(query: Tensor, key: Tensor, value: Tensor, layer: _Layer, step: AttentionStep) -> Tensor:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 GAP_WORK = 600
 """Token places that are read in vain for a gap between two rows of the KV cache, at most: beyond, a product of its
@@ -45,8 +49,8 @@ class WholeGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkRow:
-    """Tokens start..stop of the step continue a sequence of which `past` tokens are cached."""
+class CachedRow:
+    """Tokens start..stop of the step continue a sequence of which `past` tokens are cached, in `kv`."""
 
     start: int
     stop: int
@@ -55,12 +59,14 @@ class ChunkRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeRow:
-    """The step's token at `place` is the one at `position` of a sequence whose earlier ones are cached."""
+class KVWrite:
+    """Which of a step's tokens are cached in rows of one slab, and where: `places` are those of the slab laid out
+    (rows * heads * capacity), one for each head of each token."""
 
-    place: int
-    position: int
-    kv: KVRow
+    slab: int
+    capacity: int
+    tokens: Tensor  # (n,)
+    places: Tensor  # (n * heads,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +74,8 @@ class DecodeGroup:
     """Rows first..first+count of a slab, most of which compute one token each.
 
     `order`: the place in the step of each row's token, any for rows in a gap; `kept` are those that are not, None
-    when none is; `tokens` their places in the step. `written`: where their keys go, as places of the slab laid
-    out (rows * heads * capacity). `positions`: that of each row's token; `longest`: the tokens of the longest.
+    when none is; `tokens` their places in the step. `positions`: that of each row's token; `longest`: the tokens
+    of the longest.
     """
 
     slab: int
@@ -79,20 +85,21 @@ class DecodeGroup:
     order: Tensor  # (count,)
     kept: Tensor | None  # (n,)
     tokens: Tensor  # (n,)
-    written: Tensor  # (n * heads,)
     positions: Tensor  # (count,)
     longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
-    """How attention works on this step's tokens; every token is in exactly one part."""
+    """How attention works on this step's tokens: what is cached of them is written first, then each attends in
+    exactly one of the other parts."""
 
     causal: bool
     prefixed: Sequence[PrefixedRow] = ()
     whole: Sequence[WholeGroup] = ()
-    chunks: Sequence[ChunkRow] = ()
+    chunks: Sequence[CachedRow] = ()
     decodes: Sequence[DecodeGroup] = ()
+    writes: Sequence[KVWrite] = ()
     kv: KVCache | None = None
     masks: dict[object, Tensor | None] = field(default_factory=dict)
 
@@ -144,19 +151,29 @@ class AttentionStep:
         return _additive(seen, dtype)[:, None]
 
 
-def group_decodes(rows: Iterable[DecodeRow], heads: int, device: torch.device) -> list[DecodeGroup]:
-    """Rows that lie near each other in one slab become one group."""
-    by_slab: dict[tuple[int, int], list[DecodeRow]] = defaultdict(list)
-    for row in rows:
-        by_slab[row.kv.slab, row.kv.capacity].append(row)
+def writes_of(rows: Iterable[CachedRow], heads: int, device: torch.device) -> list[KVWrite]:
+    """Where the rows' keys and values are cached, slab by slab."""
+    writes = []
+    for (slab, capacity), own in _by_slab(rows).items():
+        tokens = np.concatenate([np.arange(row.start, row.stop) for row in own])
+        firsts = [
+            np.arange(row.past, row.past + row.stop - row.start) + row.kv.index * heads * capacity for row in own
+        ]
+        places = np.concatenate(firsts)[:, None] + np.arange(heads) * capacity
+        writes.append(KVWrite(slab, capacity, _tensor(tokens, device), _tensor(places.reshape(-1), device)))
+    return writes
+
+
+def group_decodes(rows: Iterable[CachedRow], device: torch.device) -> list[DecodeGroup]:
+    """Rows of one token each: those that lie near each other in one slab become one group."""
     groups = []
-    for own in by_slab.values():
+    for own in _by_slab(rows).values():
         own.sort(key=lambda row: row.kv.index)
-        most = max(1, GAP_WORK // (1 + max(row.position for row in own)))
+        most = max(1, GAP_WORK // (1 + max(row.past for row in own)))
         start = 0
         for end in range(1, len(own) + 1):
             if end == len(own) or own[end].kv.index - own[end - 1].kv.index - 1 > most:
-                groups.append(_decode_group(own[start:end], heads, device))
+                groups.append(_decode_group(own[start:end], device))
                 start = end
     return groups
 
@@ -173,28 +190,34 @@ def group_wholes(rows: Sequence[tuple[int, int]], device: torch.device) -> list[
     return groups
 
 
-def _decode_group(rows: Sequence[DecodeRow], heads: int, device: torch.device) -> DecodeGroup:
-    kv, count = rows[0].kv, rows[-1].kv.index - rows[0].kv.index + 1
-    order, positions = [rows[0].place] * count, [0] * count
+def _by_slab(rows: Iterable[CachedRow]) -> dict[tuple[int, int], list[CachedRow]]:
+    by_slab: dict[tuple[int, int], list[CachedRow]] = defaultdict(list)
     for row in rows:
-        order[row.kv.index - kv.index], positions[row.kv.index - kv.index] = row.place, row.position
-    written = [(row.kv.index * heads + head) * kv.capacity + row.position for row in rows for head in range(heads)]
+        by_slab[row.kv.slab, row.kv.capacity].append(row)
+    return by_slab
 
-    def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, device=device)
 
+def _decode_group(rows: Sequence[CachedRow], device: torch.device) -> DecodeGroup:
+    kv, count = rows[0].kv, rows[-1].kv.index - rows[0].kv.index + 1
+    order, positions = [rows[0].start] * count, [0] * count
+    for row in rows:
+        order[row.kv.index - kv.index], positions[row.kv.index - kv.index] = row.start, row.past
+    kept = [row.kv.index - kv.index for row in rows]
     return DecodeGroup(
         slab=kv.slab,
         capacity=kv.capacity,
         first=kv.index,
         count=count,
-        order=tensor(order),
-        kept=None if count == len(rows) else tensor([row.kv.index - kv.index for row in rows]),
-        tokens=tensor([row.place for row in rows]),
-        written=tensor(written),
-        positions=tensor(positions),
+        order=_tensor(order, device),
+        kept=None if count == len(rows) else _tensor(kept, device),
+        tokens=_tensor([row.start for row in rows], device),
+        positions=_tensor(positions, device),
         longest=max(positions) + 1,
     )
+
+
+def _tensor(values: Sequence[int] | Integers, device: torch.device) -> Tensor:
+    return torch.as_tensor(values, device=device)
 
 
 def _whole_group(rows: Sequence[tuple[int, int]], longest: int, device: torch.device) -> WholeGroup:

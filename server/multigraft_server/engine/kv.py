@@ -21,6 +21,7 @@ class KVCache:
         self.slab_tokens = slab_tokens
         self._device = device
         self._dtype = dtype
+        self._views: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
         self._slabs: dict[int, Tensor] = {}  # (2, layers, slab_tokens * heads * head_dim)
 
     @property
@@ -46,11 +47,13 @@ class KVCache:
 
     def view(self, slab: int, capacity: int, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a slab at one layer, each (rows, heads, capacity, head_dim)."""
-        rows = self.slab_tokens // capacity
-        heads, head_dim = self.layout.heads, self.layout.head_dim
-        used = rows * heads * capacity * head_dim
-        keys, values = self._slabs[slab][:, layer, :used].view(2, rows, heads, capacity, head_dim).unbind(0)
-        return keys, values
+        key = (slab, capacity, layer)
+        if key not in self._views:
+            rows, heads, head_dim = self.slab_tokens // capacity, self.layout.heads, self.layout.head_dim
+            used = self._slabs[slab][:, layer, : rows * heads * capacity * head_dim]
+            keys, values = used.view(2, rows, heads, capacity, head_dim).unbind(0)
+            self._views[key] = keys, values
+        return self._views[key]
 
 
 def slab_tokens_for(max_length: int) -> int:

@@ -11,11 +11,11 @@ from multigraft_adapters.bases import Base
 from multigraft_server.engine.attention import ATTENTION_NAME
 from multigraft_server.engine.attention_step import (
     AttentionStep,
-    ChunkRow,
-    DecodeRow,
+    CachedRow,
     PrefixedRow,
     group_decodes,
     group_wholes,
+    writes_of,
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
@@ -83,8 +83,7 @@ class Runner:
     def _attention(self, rows: Sequence[PlannedRow]) -> AttentionStep:
         whole: list[tuple[int, int]] = []
         prefixed: list[PrefixedRow] = []
-        chunks: list[ChunkRow] = []
-        decodes: list[DecodeRow] = []
+        cached: list[CachedRow] = []
         place = 0
         for part in rows:
             stop, kv = place + part.count, part.row.kv
@@ -95,20 +94,19 @@ class Runner:
                     self._kv.write(kv, prefix)
             if kv is None and prefix is not None:
                 prefixed.append(PrefixedRow(place, stop, prefix))
-            elif kv is None:
+            elif part.start == 0:
                 whole.append((place, stop))
-            elif part.count == 1 and part.start > 0:
-                decodes.append(DecodeRow(place, part.start, kv))
-            else:
-                chunks.append(ChunkRow(place, stop, part.start, kv))
+            if kv is not None:
+                cached.append(CachedRow(place, stop, part.start, kv))
             place = stop
-        spec = self._base.spec
+        spec, going_on = self._base.spec, [row for row in cached if row.past > 0]
         return AttentionStep(
             causal=spec.family == "decoder",
             prefixed=prefixed,
             whole=group_wholes(whole, self.device),
-            chunks=chunks,
-            decodes=group_decodes(decodes, 0 if spec.kv is None else spec.kv.heads, self.device),
+            chunks=[row for row in going_on if row.stop - row.start > 1],
+            decodes=group_decodes([row for row in going_on if row.stop - row.start == 1], self.device),
+            writes=writes_of(cached, 0 if spec.kv is None else spec.kv.heads, self.device),
             kv=self._kv,
         )
 
