@@ -19,9 +19,11 @@ from rich.console import Console
 from multigraft_loadtest.cli import loadtest
 from multigraft_loadtest.client import Client
 from multigraft_loadtest.compare.command import choose, compare_table
+from multigraft_loadtest.compare.generation import Setting
 from multigraft_loadtest.compare.results import Results
 from multigraft_loadtest.compare.rows import NAMES, ONE, ROWS, Row, measurements
 from multigraft_loadtest.compare.sides import InProcess, Sides, peft, write_adapters
+from multigraft_loadtest.compare.tax import measure_tax
 from multigraft_loadtest.compare.workloads import Sizes, classify, generate, sample
 from multigraft_loadtest.problems import CannotStartError
 from multigraft_loadtest.processes import running
@@ -158,12 +160,10 @@ def test_the_encoder_in_process_computes_texts_by_the_base_and_by_peft(tmp_path:
 
 @pytest.mark.slow
 def test_the_tax_of_every_method_is_measured_on_a_decoder(tmp_path: Path) -> None:
-    base = long_base(tmp_path / "tiny", "llama")
-    file = tmp_path / "tax.json"
-    arguments = ["tax", "--base", str(base), "--data-dir", str(tmp_path / "data"), "--quick", "--json", str(file)]
-    done = CliRunner().invoke(loadtest, arguments)
-    assert done.exit_code == 0, done.output
-    told = json.loads(file.read_text())["tax"]
+    base, results = long_base(tmp_path / "tiny", "llama"), Results()
+    setting = Setting(tmp_path / "data", tmp_path, None, None, serve_options=(), seed=0)
+    told = measure_tax(str(base), setting, Sizes(rounds=1, g=8, g1=1, c=1, open_seconds=1), results)
+    assert not results.wrong
     assert set(told) == {"base", "lora", "ia3", "bottleneck", "prefix", "prompt", "mixed"}
     assert told["base"]["ratio"] == 1
     assert min(one["ratio"] for one in told.values()) > 0

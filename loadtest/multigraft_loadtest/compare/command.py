@@ -16,7 +16,7 @@ from rich.table import Table
 from multigraft_loadtest.compare.classification import compare_classification
 from multigraft_loadtest.compare.generation import Setting, compare_generation
 from multigraft_loadtest.compare.results import Results
-from multigraft_loadtest.compare.rows import NAMES, ROWS, Row, measurements
+from multigraft_loadtest.compare.rows import NAMES, ONE, ROWS, Row, measurements
 from multigraft_loadtest.compare.tax import BASE, measure_tax
 from multigraft_loadtest.compare.workloads import G_BASE, Sizes
 from multigraft_loadtest.machine import describe_machine
@@ -138,7 +138,8 @@ def _report(name: str, started: datetime, results: Results, sizes: Sizes) -> dic
 def _row(row: Row, results: Results) -> dict[str, Any]:
     figures = results.figures()
     ratio = row.ratio(figures)
-    values = [figures.get(name, {}).get(row.figure) for name in (row.ours, row.theirs)]
+    sides = (row.ours, row.theirs) if row.theirs != ONE else ()  # a measured ratio has no two sides
+    values = [*(figures.get(name, {}).get(row.figure) for name in sides), None, None]
     notes: Sequence[str] = [results.notes[name] for name in (row.ours, row.theirs) if name in results.notes]
     return {
         "name": row.name,
