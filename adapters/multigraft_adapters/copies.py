@@ -47,11 +47,12 @@ def _head_copies(tensors: dict[str, Tensor], problems: list[str]) -> set[str]:
 
 def _base_copies(tensors: dict[str, Tensor], spec: BaseSpec, problems: list[str]) -> set[str]:
     """The whole embeddings and output heads. They can only be the base's: it is shared."""
-    prefix = f"{spec.backbone_prefix}." if spec.backbone_prefix else ""
+    prefixes = {spec.backbone_prefix, *(layout.backbone_prefix for layout in spec.heads.values())}
+    roots = ["", *(f"{prefix}." for prefix in prefixes if prefix)]
     copies: set[str] = set()
     others: list[str] = []
     for path in (*spec.embeddings, OUTPUT_HEAD):
-        modules = [f"{PEFT_PREFIX}{root}{path}" for root in (prefix, "")]
+        modules = [f"{PEFT_PREFIX}{root}{path}" for root in roots]
         own = {module + end for module in modules for end in COPIED} & tensors.keys()
         copies |= own
         others += [name for name in own if not _is_base(tensors[name], path, spec)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +86,7 @@ def make_request(
     digest: str = "base",
     deadline: float | None = None,
     pixels: Pixels | None = None,
+    token_type_ids: Sequence[int] | None = None,
 ) -> Request:
     """A request of the task that is named like its adapter."""
     return Request(
@@ -98,6 +99,7 @@ def make_request(
         arrival=time.monotonic(),
         deadline=deadline,
         pixels=pixels,
+        token_type_ids=None if token_type_ids is None else tuple(token_type_ids),
     )
 
 
@@ -123,6 +125,18 @@ def run_all(
     for digest, token_ids, params in wanted:
         outcomes.append(Outcome())
         loop.submit(make_request(outcomes[-1], token_ids, params, digest=digest))
+    assert outcomes, "nothing was submitted"
+    for outcome in outcomes:
+        assert outcome.last
+    return outcomes
+
+
+def run_together(loop: EngineLoop, requests: Sequence[Callable[[Outcome], Request]]) -> list[Outcome]:
+    """Submit everything so that one step can take all of it, and wait for all of it."""
+    outcomes = [Outcome() for _ in requests]
+    with loop.together():
+        for outcome, request in zip(outcomes, requests, strict=True):
+            loop.submit(request(outcome))
     assert outcomes, "nothing was submitted"
     for outcome in outcomes:
         assert outcome.last

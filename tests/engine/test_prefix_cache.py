@@ -22,8 +22,11 @@ from multigraft_server.engine.requests import BASE_DIGEST, SamplingParams, Token
 from multigraft_server.engine.settings import EngineSettings
 from tests.engine.conftest import LoadTiny
 from tests.engine.harness import Outcome, make_request, random_adapter, running_engine
-from tests.engine.peft_methods import make_peft_adapter, methods_of
 from tests.engine.test_engine import wait_until
+from tests.parity.cells import CellMaker
+from tests.parity.forms import FORMS
+from tests.parity.references import greedy
+from tests.parity.variants import VARIANTS
 
 GREEDY = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True)
 SAMPLED = SamplingParams(max_tokens=10, temperature=1.3, top_p=0.95, seed=5, ignore_eos=True)
@@ -101,21 +104,19 @@ def test_every_method_is_exact_with_its_own_cached_prefixes(
     load_tiny: LoadTiny, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Prefix tuning's keys and values and prompt tuning's embeddings come before what is cached."""
-    base, spec = tiny_folder("llama"), load_tiny("llama").spec
-    made = {
-        method: make_peft_adapter(base, spec, method, "CAUSAL_LM", tmp_path / str(seed), seed)
-        for seed, method in enumerate(methods_of("llama"))
-    }
-    verified = {adapter.digest: adapter.verified for adapter in made.values() if adapter.verified}
-    assert {"prompt tuning", "prefix tuning"} < set(made)
+    maker = CellMaker(tiny_folder("llama"), load_tiny("llama").spec, tmp_path)
+    chat = next(form for form in FORMS if form.peft_type == "CAUSAL_LM")
+    cells = {cell.digest: cell for variant in VARIANTS if (cell := maker.cell(variant, chat)).served}
+    verified = {digest: cell.verified for digest, cell in cells.items() if cell.verified}
+    assert {"prompt", "prefix", "lora", "ia3", "bottleneck"} == {cell.variant.method for cell in cells.values()}
     prompts = [SHARED + tail for tail in tails(3)]
-    with running_engine(load_tiny("llama"), verified, EngineSettings(slots=len(made))) as loop:
-        for method, adapter in made.items():
-            outcomes = [ask(loop, [prompt], digest=adapter.digest)[0] for prompt in prompts]
-            assert [cached(outcome) > 32 for outcome in outcomes] == [False, True, True], method
-            assert cached(outcomes[0]) == 0, method
+    with running_engine(load_tiny("llama"), verified, EngineSettings(slots=len(cells))) as loop:
+        for digest, cell in cells.items():
+            outcomes = [ask(loop, [prompt], digest=digest)[0] for prompt in prompts]
+            assert [cached(outcome) > 32 for outcome in outcomes] == [False, True, True], cell.name
+            assert cached(outcomes[0]) == 0, cell.name
             for prompt, outcome in zip(prompts, outcomes, strict=True):
-                assert outcome.tokens == adapter.greedy(prompt, GREEDY.max_tokens), method
+                assert outcome.tokens == greedy(cell, prompt, GREEDY.max_tokens), cell.name
 
 
 def test_a_new_version_never_meets_the_old_one_s_prefixes(load_tiny: LoadTiny) -> None:

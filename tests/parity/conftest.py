@@ -15,6 +15,8 @@ from multigraft_adapters.artifact import read_folder
 from multigraft_adapters.bases import BaseSpec, resolve_base
 from multigraft_server.assemble import assemble
 from multigraft_server.settings import ServerSettings
+from tests.parity import support
+from tests.parity.matrix import FamilyRun
 from tests.parity.peft_adapters import LABELS, AdapterCase, PeftReference, cases_for, make_peft_adapter
 from tests.server.running import listening
 from tests.tiny import FAMILIES as TINY
@@ -27,6 +29,8 @@ EMBEDDED_BASES = ("smollm2", "minilm")
 SCALE = dict.fromkeys(TINY_BASES, 0.2) | {"smollm2": 0.02, "minilm": 0.05}
 
 FIGURES = pytest.StashKey[list[str]]()
+RUNS = pytest.StashKey[dict[str, FamilyRun]]()
+"""What the matrix ran, by family."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,18 @@ def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return request.config.stash.setdefault(FIGURES, []).append
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-support", action="store_true", help="write docs/support.md from what the matrix ran")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     figures = config.stash.get(FIGURES, [])
     if figures:
         terminalreporter.section("parity figures")
         for figure in figures:
             terminalreporter.line(figure)
+    runs = config.stash.get(RUNS, {})
+    if runs:
+        terminalreporter.section("the matrix")
+        for line in support.figures(list(runs.values())):
+            terminalreporter.line(line)

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageClassification, pipeline
 from multigraft_adapters.artifact import read_folder
 from multigraft_adapters.bases import load_image_processor
 from multigraft_training import bottleneck
-from tests.engine.peft_methods import disturb
+from tests.parity.variants import disturb
 
 LABELS = ("scratched", "dented", "torn", "wet", "whole", "open", "lost")
 

@@ -17,7 +17,8 @@ from multigraft_adapters.artifact import read_folder
 from multigraft_server.assemble import assemble
 from multigraft_server.settings import ServerSettings
 from tests.parity.asking import TEXTS
-from tests.parity.head_adapters import CASES, TARGETS, HeadCase, HeadReference, make_head_adapter
+from tests.parity.forms import Form
+from tests.parity.pipelines import CASES, FAMILIES, HeadReference, make_head_adapter
 from tests.server.running import listening
 from tests.tiny import MAX_LENGTH, make_tiny_base
 
@@ -41,7 +42,7 @@ class ServedHeads:
         return response.json()
 
 
-@pytest.fixture(scope="module", params=list(TARGETS))
+@pytest.fixture(scope="module", params=FAMILIES)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedHeads]:
     model_type: str = request.param
     root = tmp_path_factory.mktemp(f"heads-{model_type}")
@@ -58,7 +59,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield ServedHeads(model_type, url, references)
 
 
-def upload(url: str, case: HeadCase, folder: Path) -> None:
+def upload(url: str, case: Form, folder: Path) -> None:
     response = httpx.post(
         f"{url}/v1/tasks/{case.task}/versions",
         params={"alias": "production"},

@@ -60,15 +60,22 @@ class ModuleSettings:
 
     def declares(self, path: str) -> bool:
         """Whether PEFT puts a delta on the linear module at `path`."""
-        if self.excluded.match(path) or self.saved.intersection(path.split(".")):
+        if self._is_left_out(path):
             return False
         if self.targets is None or self.targets.match_exactly(path):
             return True
         return self.targets.match(path) and self._is_in_layers(path)
 
     def unmatched(self, paths: Iterable[str]) -> list[str]:
-        """What `target_modules` names, and is none of the modules at `paths`, sorted."""
-        return sorted(self.targets.unmatched(paths) - self.saved) if self.targets is not None else []
+        """What `target_modules` names, and is none of the modules at `paths`, sorted.
+
+        Where PEFT was asked for all linear modules, its list also has the head's, which is saved or excluded.
+        """
+        names = self.targets.unmatched(paths) if self.targets is not None else set()
+        return sorted(name for name in names if not self._is_left_out(name))
+
+    def _is_left_out(self, path: str) -> bool:
+        return self.excluded.match(path) or any(f".{name}." in f".{path}." for name in self.saved)
 
     def _is_in_layers(self, path: str) -> bool:
         if self.layers is None:
