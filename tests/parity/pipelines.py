@@ -19,13 +19,15 @@ FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "llama", "gpt2")
 """Those whose heads are asked for over HTTP: every kind of head, and every place where it reads a state."""
 WORDS = Form("words", "TOKEN_CLS", ("noun", "verb", "adjective"))
 CASES = (*(form for form in FORMS if form.peft_type not in ("", "CAUSAL_LM")), WORDS)
-LORA = VARIANTS[0]
+TUNERS = ("LoRA", "(IA)³", "bottleneck, Houlsby", "DoRA", "bottleneck, parallel")
+"""Methods that change a task model in place, so that a pipeline runs it: of these, each form has one."""
 
 
 def make_head_adapter(base: Path, model_type: str, form: Form, folder: Path, seed: int) -> Path:
-    """Save a PEFT adapter with random weights, the whole head included."""
+    """Save a PEFT adapter with random weights, the whole head included; `seed` chooses its method, too."""
+    variant = next(one for one in VARIANTS if one.name == TUNERS[seed % len(TUNERS)])
     torch.manual_seed(seed)
-    model = get_peft_model(task_model(base, form), LORA.config(form.making(model_type)))
+    model = get_peft_model(task_model(base, form), variant.config(form.making(model_type)))
     disturb(model, seed, scale=0.2)
     model.save_pretrained(str(folder))
     return folder
