@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from multigraft_loadtest.inside import profile as measure_profile
 from multigraft_loadtest.options import (
     comparison_options,
     loop_options,
@@ -34,6 +36,7 @@ def loadtest() -> None:
     multigraft loadtest run --rate 4 --cv 2 --popularity hot:0.9 --slo ttft=0.5,itl=0.1
     multigraft loadtest compare --quick                  against PEFT, and the base in process
     multigraft loadtest tax                              what each method costs
+    multigraft loadtest profile --base minilm            where the time of a step goes
     """
 
 
@@ -111,6 +114,16 @@ def tax(**options: Any) -> None:
     with ending_on_signals():
         report = command.tax(options)
     _finish(report, command.tax_table(report), options["json_file"])
+
+
+@loadtest.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def profile(options: tuple[str, ...]) -> None:
+    """Where the time of a step goes, in process: linear layers, attention, deltas by method, heads, sampling.
+
+    Starts a process with the engine in it; `--help` tells its options.
+    """
+    sys.exit(measure_profile(options))
 
 
 def _finish(report: dict[str, Any], table: Any, json_file: str | None) -> None:

@@ -19,10 +19,10 @@ from multigraft_loadtest.compare.results import Results
 from multigraft_loadtest.compare.rows import NAMES, ONE, ROWS, Row, measurements
 from multigraft_loadtest.compare.tax import BASE, measure_tax
 from multigraft_loadtest.compare.workloads import G_BASE, Sizes
+from multigraft_loadtest.inside import measure_floor
 from multigraft_loadtest.machine import describe_machine
 from multigraft_loadtest.problems import CannotStartError
 
-FLOOR_NOTE = "no answer over HTTP tells it"
 C_MEASUREMENTS = ("c.lora", "c1.lora", "c.base", "c.peft", "fair.c")
 CAPACITY = {"fair.g": "g.lora", "fair.c": "c.lora", "memory": "g.lora", "growth": "g.lora"}
 """What must be measured before."""
@@ -55,8 +55,9 @@ def compare(options: Mapping[str, Any]) -> dict[str, Any]:
             ratios = {name: found["ratio"] for name, found in told.items() if name != BASE}
             results.add("tax", ratio=min(ratios.values()))
             results.notes["tax"] = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-    if "floor" in needed:
-        results.notes["floor"] = FLOOR_NOTE
+        if "floor" in needed:
+            results.add("floor", ratio=measure_floor(G_BASE, setting.data_dir, setting.work))
+            results.notes["floor"] = "in process"
     return _report("compare", started, results, sizes) | {"rows": [_row(row, results) for row in rows]}
 
 
