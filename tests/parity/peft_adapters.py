@@ -15,8 +15,6 @@ LABELS = ["billing", "shipping", "technical", "account", "other"]
 
 SOME_TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],
-    "qwen2": ["k_proj", "o_proj", "gate_proj"],
-    "gpt2": ["c_attn", "c_fc"],
     "bert": ["query", "value"],
 }
 
@@ -64,7 +62,6 @@ def make_peft_adapter(
         r=case.rank,
         lora_alpha=2 * case.rank,
         use_rslora=case.rslora,
-        fan_in_fan_out=model_type == "gpt2",
         target_modules="all-linear" if case.all_targets else SOME_TARGETS[model_type],
         layers_to_transform=list(case.layers) if case.layers is not None else None,
     )
