@@ -93,13 +93,12 @@ def methods_table(asked: Sequence[Question], fan_outs: Sequence[FanOut], pushed:
     """One row per method: what it answers in the widest step, how often it is right, how exact it is served."""
     shown, question = max(zip(fan_outs, asked, strict=True), key=lambda pair: pair[0].step_adapters)
     table = Table(title=f'One request, {shown.step_adapters} adapters in its step: "{question.text}"')
-    for name in ("method", "task", "digest", "answer", "right", f"right of {len(asked)}", "samples differ by"):
-        table.add_column(name, no_wrap=name in ("task", "digest"))
+    for name in ("method", "digest", "answer", "right", f"of {len(asked)}", "off by"):
+        table.add_column(name, overflow="fold")
     for index, (method, push) in enumerate(pushed.items()):
         answer = shown.answers[index]
         table.add_row(
             method,
-            answer.task,
             short_digest(answer.digest),
             answer.text if answer.error is None else f"failed: {answer.error}",
             "yes" if answer.label == question.topic else "no",
@@ -139,8 +138,9 @@ def _compare(
     )
     console.print(methods_table(asked, fan_outs, pushed))
     console.print(
-        "`samples differ by` is the largest difference of a score between the server and the trained model; each "
-        "adapter was also held against its method's reference formula before it was written."
+        f"The task of each is topic-<method>. `of {len(asked)}` is how many of such texts it gets right, `off by` "
+        "the largest difference of a score between the server and the trained model; each adapter was also held "
+        "against its method's reference formula before it was written."
     )
     for sentence in summary(fan_outs, background, time.monotonic() - started):
         console.print(sentence)
