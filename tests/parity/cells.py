@@ -136,7 +136,9 @@ def _virtual_tokens(config: Any, of_lora: dict[str, Tensor]) -> dict[str, bytes]
     """The files of prompt or prefix tuning for a model with which PEFT makes neither, with the head of a LoRA."""
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     width = config.token_dim * (2 * config.num_layers if config.peft_type == "PREFIX_TUNING" else 1)
-    tensors = {name: tensor for name, tensor in of_lora.items() if "lora_" not in name}
+    head = {name: tensor for name, tensor in of_lora.items() if "lora_" not in name}
+    # With virtual tokens PEFT wraps no module, and says "model" once less.
+    tensors = {name.replace("base_model.model.", "base_model.", 1): tensor for name, tensor in head.items()}
     tensors["prompt_embeddings"] = torch.ones(config.num_virtual_tokens, width)
     return {CONFIG_FILE: json.dumps(values).encode(), TENSORS_FILE: save(tensors)}
 

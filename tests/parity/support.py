@@ -88,8 +88,9 @@ def _section(peft_type: str, runs: Sequence[FamilyRun]) -> str:
         marks = [_mark(cell, run.family, reasons) for cell, run in zip(own, columns, strict=True)]
         lines.append(f"| {variant.name} | {' | '.join(marks)} |")
     lines += ["", *(f"{number}. {reason}" for reason, number in reasons.items()), ""]
-    lines += [f"Refused on all of these: {'; '.join(names)}. {reason}." for reason, names in nowhere.items()]
-    lines += [""] if nowhere else []
+    lines += ["Refused on all of these:", ""] if nowhere else []
+    lines += [f"- {', '.join(names)}: {reason}" for reason, names in nowhere.items()]
+    lines += [""]
     lines += _elsewhere(peft_type, [run for run in runs if run not in columns])
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
 
@@ -123,7 +124,7 @@ def _elsewhere(peft_type: str, runs: Sequence[FamilyRun]) -> list[str]:
     for run in runs:
         for reason in {_told(cell, run.family) for cell in _of(run, peft_type)}:
             families.setdefault(reason, []).append(run.family)
-    return [f"Refused on {', '.join(names)}: {reason}." for reason, names in families.items()]
+    return [f"Refused on {', '.join(names)}: {reason}.\n" for reason, names in families.items()]
 
 
 def _told(cell: Cell, family: str) -> str:
