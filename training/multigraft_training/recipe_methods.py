@@ -146,7 +146,7 @@ class PTuningPart(_VirtualTokens):
     """P-tuning: the virtual tokens are what an `encoder` makes of learned ones; `encoder_layers` and
     `encoder_dropout` are an LSTM's."""
 
-    usual_learning_rate = 5.0e-3
+    usual_learning_rate = 2.0e-3
     name: Literal["p-tuning"]
     encoder: Literal["mlp", "lstm"] = "mlp"
     encoder_hidden_size: Size | None = None
