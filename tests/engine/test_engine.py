@@ -159,6 +159,22 @@ def test_a_full_queue_refuses_and_nothing_accepted_is_lost(load_tiny: LoadTiny) 
         assert run_all(loop, [("base", PROMPT, SHORT)])[0].tokens
 
 
+def test_a_flood_of_one_task_leaves_the_others_room_in_the_queue(load_tiny: LoadTiny) -> None:
+    base, most = load_tiny("llama"), 30
+    adapters = {name: random_adapter(base.spec, name, 4, seed) for seed, name in enumerate("ab")}
+    with running_engine(base, adapters, EngineSettings(max_waiting_requests=most)) as loop:
+        flood: list[Outcome] = []
+        with pytest.raises(OverloadedError, match="no room for 'a'"):
+            for _ in range(most):
+                loop.submit(make_request(outcome := Outcome(), PROMPT, ENDLESS, digest="a"))
+                flood.append(outcome)
+        assert 0.8 * most < len(flood) < most
+        others = run_all(loop, [("b", PROMPT, SHORT), ("base", PROMPT, SHORT)])
+        assert all(len(outcome.tokens) == SHORT.max_tokens for outcome in others)
+        assert all(len(outcome.tokens) == ENDLESS.max_tokens for outcome in flood)
+        assert run_all(loop, [("a", PROMPT, SHORT)])[0].tokens
+
+
 def test_stopping_ends_open_requests_and_refuses_new_ones(load_tiny: LoadTiny) -> None:
     with running_engine(load_tiny("llama"), {}) as loop:
         outcome = Outcome()

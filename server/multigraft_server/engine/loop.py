@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 """How long the idle loop waits before it checks the engine's books again."""
+
+FREE_SHARE = 8
+"""A task may have so many times the free places of the queue: a flood of one task leaves the others room. The rule
+is that of "Dynamic queue length thresholds for shared-memory packet switches" (Choudhury and Hahne, 1998)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class EngineLoop:
         self._together = threading.local()
         self._open: dict[str, int] = {}  # request id to its prompt's tokens
         self._open_tokens = 0
+        self._open_by_task: Counter[str] = Counter()
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._snapshot = EngineSnapshot(0, 0, {}, {})
@@ -89,14 +95,16 @@ class EngineLoop:
     def submit(self, request: Request) -> None:
         """Hand a request to the engine.
 
-        Raises OverloadedError when the queue's bounds are reached, DrainingError when the server is stopping,
-        EngineStoppedError when the engine has ended. Otherwise the request's sink will get its last event.
+        Raises OverloadedError when the queue has no more room, or none for this task, DrainingError when the server
+        is stopping, EngineStoppedError when the engine has ended. Otherwise the request's sink will get its last
+        event.
         """
         with self._lock:
             self._refuse_if_closed()
             self._refuse_if_full(request)
             self._open[request.id] = len(request.token_ids)
             self._open_tokens += len(request.token_ids)
+            self._open_by_task[request.task] += 1
         counted = replace(request, sink=self._counted(request))
         batch: list[Request] | None = getattr(self._together, "batch", None)
         if batch is None:
@@ -132,11 +140,17 @@ class EngineLoop:
 
         def sink(event: Event) -> None:
             if isinstance(event, Finished | Failed):
-                with self._lock:
-                    self._open_tokens -= self._open.pop(request.id, 0)
+                self._close_request(request)
             request.sink(event)
 
         return sink
+
+    def _close_request(self, request: Request) -> None:
+        with self._lock:
+            self._open_tokens -= self._open.pop(request.id, 0)
+            self._open_by_task[request.task] -= 1
+            if not self._open_by_task[request.task]:
+                del self._open_by_task[request.task]
 
     def _refuse_if_closed(self) -> None:
         if self._stopping:
@@ -147,10 +161,13 @@ class EngineLoop:
             raise EngineStoppedError("the engine does not run")
 
     def _refuse_if_full(self, request: Request) -> None:
-        too_many = len(self._open) >= self._settings.max_waiting_requests
+        free, own = self._settings.max_waiting_requests - len(self._open), self._open_by_task[request.task]
+        too_many = free < 1 or own >= FREE_SHARE * free
         too_long = self._open_tokens + len(request.token_ids) > self._settings.max_waiting_tokens
         if too_many or (too_long and self._open):
-            raise OverloadedError(f"the queue is full ({len(self._open)} requests)")
+            raise OverloadedError(
+                f"the queue has no room for {request.task!r} ({len(self._open)} requests, {own} of them its own)"
+            )
 
     def _run(self) -> None:
         assert self._engine is not None, "attach an engine before starting its loop"
