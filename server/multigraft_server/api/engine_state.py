@@ -17,7 +17,7 @@ router = APIRouter()
 
 @router.get("/v1/engine")
 async def engine_state(parts: PartsDep) -> dict[str, Any]:
-    """Slots with what is in them, tiers, queue, KV cache, and how mixed the steps were."""
+    """Slots with what is in them, tiers, queue, KV cache, memory, and how mixed the steps were."""
     tasks = await asyncio.to_thread(parts.registry.tasks)
     state = parts.engine.snapshot()
     spec = parts.spec
@@ -43,6 +43,7 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
             "queried": state.prefix_queried_tokens,
             "cached": state.prefix_cached_tokens,
         },
+        "bytes": dict(state.bytes),
         "leases": parts.leases.total,
         "steps": state.steps,
         "widest_step_adapters": state.widest_step_adapters,

@@ -21,11 +21,17 @@ class DeviceTier:
         self._device = device
         self._observer = observer
         self._heads: dict[int, Head] = {}
+        self._num_bytes = 0
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all banks."""
-        return self._banks.num_bytes
+        """Bytes of all banks; cheap, they are counted when an adapter is placed."""
+        return self._num_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the heads here; 0 on a CPU, where they are the host tier's."""
+        return 0 if self._device.type == "cpu" else sum(head.nbytes for head in self._heads.values())
 
     def place(self, placement: Placement, adapter: HostAdapter) -> None:
         """Write an adapter into a slot that no row holds but those of the coming step."""
@@ -33,6 +39,7 @@ class DeviceTier:
         self.clear(placement.slot)
         self._banks.write(placement.slot, adapter.delta)
         self._heads[placement.slot] = adapter.head.to(self._device)
+        self._num_bytes = self._banks.num_bytes
         if placement.evicted is not None:
             self._observer.eviction(tier="device")
         self._observer.adapter_load(tier="device", seconds=time.monotonic() - started, outcome="ok")

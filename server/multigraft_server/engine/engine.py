@@ -153,6 +153,7 @@ class Engine:
             prefix_tokens_capacity=prefixes.capacity_tokens if prefixes else 0,
             prefix_queried_tokens=self._prefix_queried,
             prefix_cached_tokens=self._prefix_cached,
+            bytes=self._bytes(),
             steps=self._steps,
             widest_step_adapters=self._widest_step,
         )
@@ -166,6 +167,16 @@ class Engine:
     def close(self) -> None:
         """End the engine's helpers."""
         self._host.close()
+
+    def _bytes(self) -> dict[str, int]:
+        return {
+            "weights": self._runner.weight_bytes,
+            "banks": self._device.num_bytes,
+            "heads": self._device.head_bytes,
+            "kv_cache": self._runner.kv_bytes,
+            "prefix_cache": self._prefixes.num_bytes if self._prefixes else 0,
+            "host": self._host.num_bytes,
+        }
 
     def _queue(self, request: Request) -> None:
         """Hand a request whose adapter is in host memory to the scheduler, with its virtual tokens."""

@@ -59,7 +59,13 @@ class HostTier:
         self._wanted: Counter[str] = Counter()
         self._loading: set[str] = set()
         self._failed: dict[str, tuple[float, MultigraftError]] = {}
+        self._num_bytes = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="multigraft-load")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the adapters that are here."""
+        return self._num_bytes
 
     def want(self, digest: str, now: float) -> Literal["ready", "loading"]:
         """Note that a request needs the adapter, and load it where it is not here.
@@ -133,11 +139,11 @@ class HostTier:
         del self._failed[digest]
 
     def _evict(self) -> None:
-        used = sum(adapter.num_bytes for adapter in self._adapters.values())
+        self._num_bytes = sum(adapter.num_bytes for adapter in self._adapters.values())
         for digest in [digest for digest in self._adapters if digest not in self._wanted]:
-            if used <= self._budget_bytes:
+            if self._num_bytes <= self._budget_bytes:
                 return
-            used -= self._adapters.pop(digest).num_bytes
+            self._num_bytes -= self._adapters.pop(digest).num_bytes
             self._observer.eviction(tier="host")
 
 

@@ -95,9 +95,9 @@ class EngineLoop:
     def submit(self, request: Request) -> None:
         """Hand a request to the engine.
 
-        Raises OverloadedError when the queue has no more room, or none for this task, DrainingError when the server
-        is stopping, EngineStoppedError when the engine has ended. Otherwise the request's sink will get its last
-        event.
+        Raises OverloadedError when the queue has no more room, or none for this task; DrainingError when the
+        server is stopping; EngineStoppedError when the engine has ended. Otherwise the request's sink will get its
+        last event.
         """
         with self._lock:
             self._refuse_if_closed()

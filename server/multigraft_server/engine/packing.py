@@ -23,6 +23,11 @@ class PackedLinear(nn.Module):
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), USUAL_TOKENS)
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of the packed weight, the bias aside."""
+        return self._packed.nbytes
+
+    @property
     def weight(self) -> Tensor:
         """(out, in), copied out of the packed form."""
         return self._packed.to_dense()

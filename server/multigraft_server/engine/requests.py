@@ -153,5 +153,8 @@ class EngineSnapshot:
     prefix_tokens_capacity: int = 0
     prefix_queried_tokens: int = 0
     prefix_cached_tokens: int = 0
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`
+    and `host`, the adapters in host memory."""
     steps: int = 0
     widest_step_adapters: int = 0

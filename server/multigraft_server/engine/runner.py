@@ -22,6 +22,7 @@ from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.layers import hook_embedding, wrap_base
+from multigraft_server.engine.memory import weight_bytes
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
@@ -46,7 +47,14 @@ class Runner:
         self._logit_cap: float | None = getattr(base.model.config, "final_logit_softcapping", None)
         self._kv = kv
         self._pooler = _detach_pooler(base.model)
+        parts = (base.model, self._head, self._pooler)
+        self.weight_bytes = weight_bytes(part for part in parts if part is not None)
         base.model.set_attn_implementation(ATTENTION_NAME)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache that are taken so far."""
+        return 0 if self._kv is None else self._kv.num_bytes
 
     @property
     def max_length(self) -> int:

@@ -33,6 +33,12 @@ class SharedProduct:
         self._x: Tensor | None = None
         self._left: dict[int, Tensor] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the stacked weights and biases."""
+        bias = self._linear.bias
+        return self._linear.num_bytes + (0 if bias is None else bias.nbytes)
+
     def take(self, member: int, x: Tensor) -> Tensor:
         """The member's own part (..., out) of the product of `x` (..., in)."""
         if self._x is not x or member not in self._left:
@@ -60,6 +66,11 @@ class SharedLinear(nn.Module):
         super().__init__()
         self._product = product
         self._member = member
+
+    @property
+    def product(self) -> SharedProduct:
+        """What it is a member of."""
+        return self._product
 
     @property
     def weight(self) -> Tensor:
