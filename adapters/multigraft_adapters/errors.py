@@ -19,6 +19,7 @@ MultigraftError
 ├── UnavailableError
 │   ├── OverloadedError             overloaded
 │   ├── DrainingError               draining
+│   ├── RegistryUnavailableError    registry_unavailable
 │   └── EngineStoppedError          engine_stopped
 ├── DeadlineError                   deadline_exceeded
 ├── RequestCancelledError           request_cancelled
@@ -170,6 +171,12 @@ class DrainingError(UnavailableError):
     """The server is stopping."""
 
     code = "draining"
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The registry is locked or cannot be reached; what is known of it is served on."""
+
+    code = "registry_unavailable"
 
 
 class EngineStoppedError(UnavailableError):

@@ -1,4 +1,4 @@
-"""A registry in a fresh data folder."""
+"""A registry in a fresh data folder, and one in a fresh database of PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ from pathlib import Path
 import pytest
 
 from multigraft_adapters.registry import Registry
+from tests.postgresql import PostgresServer, postgres_server
+
+Place = Path | str
+"""A data folder, or a URL."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a registry may be opened, nothing in it yet."""
+    if request.param == "sqlite":
+        return tmp_path / "data"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    opened = Registry.open(tmp_path / "data", "smollm2")
+def registry(place: Place) -> Iterator[Registry]:
+    opened = Registry.open(place, "smollm2")
     yield opened
     opened.close()

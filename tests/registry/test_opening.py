@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from multigraft_adapters.errors import DataFolderError
 from multigraft_adapters.registry import Registry
-from multigraft_adapters.registry.database import FILE_NAME, open_database
+from multigraft_adapters.registry.database import open_database
+from multigraft_adapters.registry.sqlite import FILE_NAME
 from multigraft_adapters.registry.tables import Table
+from tests.registry.conftest import Place
 from tests.registry.parts import make_adapter
 
 
@@ -26,14 +29,15 @@ def run_sql(folder: Path, statement: str) -> list[tuple[object, ...]]:
         return rows
 
 
-def test_the_migrations_make_the_tables_of_the_code(tmp_path: Path) -> None:
-    engine = open_database(tmp_path)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
-    engine.dispose()
+def test_the_migrations_make_the_tables_of_the_code(place: Place) -> None:
+    database = open_database(place)
+    with database.reading() as session:
+        assert compare_metadata(MigrationContext.configure(session.connection()), Table.metadata) == []
+    database.close()
 
 
-def test_the_file_is_in_wal_mode(registry: Registry, tmp_path: Path) -> None:
+def test_the_file_is_in_wal_mode(tmp_path: Path) -> None:
+    Registry.open(tmp_path / "data", "smollm2").close()
     assert run_sql(tmp_path / "data", "PRAGMA journal_mode") == [("wal",)]
 
 
@@ -76,12 +80,14 @@ def test_a_registry_that_is_no_database_is_one_clear_sentence(tmp_path: Path, co
     assert "\n" not in caught.value.message
 
 
-def test_an_alias_cannot_point_at_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_cannot_point_at_nothing(place: Place) -> None:
+    registry = Registry.open(place, "smollm2")
     registry.add_version("topic", make_adapter("one"), alias="production")
-    engine = open_database(tmp_path / "data")
-    with engine.connect() as connection, pytest.raises(IntegrityError, match="FOREIGN KEY"):
-        connection.exec_driver_sql("UPDATE aliases SET version = 7")
-    engine.dispose()
+    registry.close()
+    database = open_database(place)
+    with pytest.raises(IntegrityError, match="(?i)foreign key"), database.writing() as session:
+        session.execute(text("UPDATE aliases SET version = 7"))
+    database.close()
 
 
 def test_folders_with_odd_names_open_in_many_threads_at_once(tmp_path: Path) -> None:

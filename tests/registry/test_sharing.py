@@ -1,4 +1,4 @@
-"""Several threads, connections and processes on one data folder."""
+"""Several threads, connections and processes on one registry."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from multigraft_adapters.registry import Registry
+from tests.registry.conftest import Place
 from tests.registry.parts import make_adapter
 
 
@@ -21,12 +21,12 @@ def assert_no_change_was_lost(registry: Registry, count: int) -> None:
     assert walked == list(range(count, 0, -1))
 
 
-def test_two_processes_that_open_an_empty_folder_together_lose_nothing(tmp_path: Path) -> None:
+def test_two_processes_that_open_an_empty_registry_together_lose_nothing(place: Place) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "tests.registry.writer", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "tests.registry.writer", str(place)]
     writers = [subprocess.Popen([*command, name, "20"], env=environment) for name in ("ann", "bob")]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
-    registry = Registry.open(tmp_path / "data", "smollm2")
+    registry = Registry.open(place, "smollm2")
     assert {event.actor for event in registry.events(limit=10_000)} == {"ann", "bob"}
     assert_no_change_was_lost(registry, 40)
     registry.close()
@@ -50,8 +50,8 @@ def test_the_same_adapter_from_many_threads_is_one_version(registry: Registry) -
     assert {version.number for version, _ in added} == {1}
 
 
-def test_another_connection_sees_a_change_by_the_counter(registry: Registry, tmp_path: Path) -> None:
-    other = Registry.open(tmp_path / "data", "smollm2")
+def test_another_connection_sees_a_change_by_the_counter(registry: Registry, place: Place) -> None:
+    other = Registry.open(place, "smollm2")
     before = other.change_counter()
     registry.add_version("topic", make_adapter("one"), alias="production")
     assert other.change_counter() > before

@@ -17,6 +17,7 @@ MAX_LISTED = 5
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NAME_RULE = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
+MAX_TAG_CHARS = 256
 _DIGITS = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -42,6 +43,15 @@ def check_alias_name(name: str) -> None:
         raise InvalidRequestError(f"{name[:80]!r} is not an alias name: {_NAME_RULE}", param="alias")
     if _DIGITS.fullmatch(name):
         raise InvalidRequestError(f"{name!r} is not an alias name: it is all digits", param="alias")
+
+
+def check_tag(name: str, value: str | None) -> None:
+    """Raises InvalidRequestError (param `tag` or `value`) unless these can be a version's tag; None removes it."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequestError(f"{name[:80]!r} is not a tag's name: {_NAME_RULE}", param="tag")
+    if value is not None and (len(value) > MAX_TAG_CHARS or "\0" in value):
+        problem = f"a tag's value has at most {MAX_TAG_CHARS} characters, none of them NUL"
+        raise InvalidRequestError(problem, param="value")
 
 
 def parse_reference(ref: str, base_name: str) -> Reference:

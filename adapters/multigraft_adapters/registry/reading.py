@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from multigraft_adapters.errors import VersionNotFoundError
 from multigraft_adapters.manifest import Manifest
+from multigraft_adapters.registry import aliases
 from multigraft_adapters.registry.names import unknown_selector, unknown_task
-from multigraft_adapters.registry.records import Alias, Event, Task, Version
-from multigraft_adapters.registry.tables import AliasRow, EventRow, TaskRow, VersionRow
+from multigraft_adapters.registry.records import Alias, AliasState, Event, Routed, Task, Version
+from multigraft_adapters.registry.splits import Weights
+from multigraft_adapters.registry.tables import AliasChangeRow, AliasRow, EventRow, TagRow, TaskRow, VersionRow
 
 _MAX_INTEGER = 2**63 - 1
 
@@ -35,25 +38,36 @@ def version_row(session: Session, task: str, number: int) -> VersionRow:
 
 def alias_row(session: Session, task: str, alias: str) -> AliasRow:
     """The alias' row; raises TaskNotFoundError or VersionNotFoundError."""
-    row = session.get(AliasRow, (task, alias))
+    row = aliases.present(session, task, alias)
     if row is None:
         raise _unknown(session, task, alias)
     return row
 
 
-def selected_row(session: Session, task: str, selector: int | str) -> VersionRow:
-    """The version that a number or an alias names now, in one query; raises as `version_row`."""
+def routed(session: Session, task: str, selector: int | str) -> Routed:
+    """What a number or an alias names now; raises as `version_row`, also for a retired version."""
     if isinstance(selector, int):
-        return version_row(session, task, selector)
+        row = version_row(session, task, selector)
+        if row.retired_at is not None:
+            raise retired(row)
+        return Routed(((version(row), 1.0),))
     onto = (AliasRow.task == VersionRow.task) & (AliasRow.version == VersionRow.number)
-    query = select(VersionRow).join(AliasRow, onto).where(AliasRow.task == task, AliasRow.name == selector)
-    row = session.scalar(query)
-    if row is None:
+    query = select(VersionRow, AliasRow).join(AliasRow, onto)
+    found = session.execute(query.filter(AliasRow.task == task, AliasRow.name == selector)).first()
+    if found is None or found[1].removed_at is not None:
         raise _unknown(session, task, selector)
-    return row
+    weights = aliases.weights_at(found[1])
+    return Routed(tuple((version(version_row(session, task, number)), weight) for number, weight in weights))
 
 
-def version(row: VersionRow) -> Version:
+def retired(row: VersionRow) -> VersionNotFoundError:
+    """The error for a version that is no longer served."""
+    at = f"{row.retired_at:%Y-%m-%d %H:%M:%S} UTC"
+    return VersionNotFoundError(f"version {row.number} of task {row.task!r} was retired at {at}", param="version")
+
+
+def version(row: VersionRow, tags: Mapping[str, str] | None = None) -> Version:
+    """The version as others see it; its tags where the caller has read them."""
     return Version(
         task=row.task,
         number=row.number,
@@ -61,20 +75,44 @@ def version(row: VersionRow) -> Version:
         task_type=row.task_type,
         manifest=_manifest(row.manifest),
         created_at=row.created_at,
+        retired_at=row.retired_at,
+        tags=tags or {},
     )
+
+
+def tags(session: Session, *where: ColumnElement[bool]) -> dict[tuple[str, int], dict[str, str]]:
+    """The tags by task and version."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for row in session.scalars(select(TagRow).where(*where).order_by(TagRow.name)):
+        found.setdefault((row.task, row.number), {})[row.name] = row.value
+    return found
 
 
 def alias(row: AliasRow) -> Alias:
-    return Alias(task=row.task, name=row.name, version=row.version, revision=row.revision)
+    """The alias as others see it."""
+    weights = _split(aliases.weights_at(row))
+    return Alias(task=row.task, name=row.name, version=row.version, revision=row.revision, weights=weights)
 
 
-def task(row: TaskRow, versions: Iterable[VersionRow], aliases: Iterable[AliasRow]) -> Task:
-    return Task(
-        name=row.name,
-        versions=tuple(map(version, versions)),
-        aliases=tuple(map(alias, aliases)),
-        created_at=row.created_at,
-    )
+def alias_state(row: AliasChangeRow) -> AliasState:
+    """A state of an alias as others see it."""
+    return AliasState(version=row.version, weights=_split(aliases.weights_at(row)), at=row.created_at)
+
+
+def tasks(session: Session, *names: str) -> list[Task]:
+    """These tasks, or all, by name: one query for each kind of row, however many there are."""
+    versions: dict[str, list[Version]] = defaultdict(list)
+    found: dict[str, list[Alias]] = defaultdict(list)
+    tagged = tags(session, *_among(TagRow.task, names))
+    query = select(VersionRow).where(*_among(VersionRow.task, names)).order_by(VersionRow.number)
+    for row in session.scalars(query):
+        versions[row.task].append(version(row, tagged.get((row.task, row.number))))
+    present = select(AliasRow).where(*_among(AliasRow.task, names)).filter_by(removed_at=None)
+    for one in session.scalars(present):
+        found[one.task].append(alias(one))
+    rows = session.scalars(select(TaskRow).where(*_among(TaskRow.name, names)))
+    listed = [_task(row, versions[row.name], found[row.name]) for row in rows]
+    return sorted(listed, key=_name)  # databases sort by rules of their own
 
 
 def event(row: EventRow) -> Event:
@@ -83,11 +121,27 @@ def event(row: EventRow) -> Event:
 
 def _unknown(session: Session, task: str, selector: int | str) -> VersionNotFoundError:
     task_row(session, task)
-    numbers = session.scalars(select(VersionRow.number).filter_by(task=task))
-    names = session.scalars(select(AliasRow.name).filter_by(task=task))
+    numbers = session.scalars(select(VersionRow.number).filter_by(task=task, retired_at=None))
+    names = session.scalars(select(AliasRow.name).filter_by(task=task, removed_at=None))
     return unknown_selector(task, selector, numbers, names)
 
 
-@lru_cache(maxsize=1024)
+def _task(row: TaskRow, versions: list[Version], found: list[Alias]) -> Task:
+    return Task(row.name, tuple(versions), tuple(sorted(found, key=_name)), row.created_at)
+
+
+def _name(one: Task | Alias) -> str:
+    return one.name
+
+
+def _split(weights: Weights) -> Weights | None:
+    return weights if len(weights) > 1 else None
+
+
+def _among(column: InstrumentedAttribute[str], names: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    return [column.in_(names)] if names else []
+
+
+@lru_cache(maxsize=4096)
 def _manifest(text: str) -> Manifest:
     return Manifest.model_validate_json(text)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from multigraft_adapters.manifest import Manifest
+from multigraft_adapters.registry.splits import Weights, chosen
 
 
 class Registrable(Protocol):
@@ -22,7 +23,10 @@ class Registrable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One numbered version of a task: which adapter it is and what for. `created_at` is in UTC."""
+    """One numbered version of a task: which adapter it is and what for. Times are in UTC.
+
+    One with `retired_at` is no longer served.
+    """
 
     task: str
     number: int
@@ -30,16 +34,52 @@ class Version:
     task_type: str
     manifest: Manifest = field(hash=False, repr=False)
     created_at: datetime
+    retired_at: datetime | None = None
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a reference names now: a version with its weight, or a split's versions by number with theirs."""
+
+    shares: tuple[tuple[Version, float], ...]
+
+    @property
+    def is_split(self) -> bool:
+        return len(self.shares) > 1
+
+    @property
+    def heaviest(self) -> Version:
+        """The version that answers most requests, the newest of equals."""
+        return max(self.shares, key=lambda share: (share[1], share[0].number))[0]
+
+    def pick(self, point: float) -> Version:
+        """The version for a point in [0, 1): of a caller's key, or drawn."""
+        return self.shares[chosen((weight for _, weight in self.shares), point)][0]
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A movable name for a version. `revision` grows by one with every change: it is the alias' ETag."""
+    """A movable name for a version, or for a split of several, of which `version` is the heaviest.
+
+    `revision` grows by one with every change: it is the alias' ETag.
+    """
 
     task: str
     name: str
     version: int
     revision: int
+    weights: Weights | None = None
+    """Of a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class AliasState:
+    """A state that an alias was set to, and when (UTC); `version` and `weights` as an alias has them."""
+
+    version: int
+    weights: Weights | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from multigraft_adapters.errors import TaskNotFoundError
-from multigraft_adapters.manifest import manifest_bytes
+from multigraft_adapters.errors import ConflictError, TaskNotFoundError
 from multigraft_adapters.registry import aliases, reading
-from multigraft_adapters.registry.database import open_database, writing
+from multigraft_adapters.registry.database import WAIT_SECONDS, Database, open_database
+from multigraft_adapters.registry.lookups import Lookups
 from multigraft_adapters.registry.names import (
     PRODUCTION,
     check_alias_name,
+    check_tag,
     check_task_name,
     parse_reference,
 )
-from multigraft_adapters.registry.records import Alias, Event, Registrable, Task, Version
-from multigraft_adapters.registry.tables import AliasRow, ChangeCounterRow, EventRow, TaskRow, VersionRow
+from multigraft_adapters.registry.records import Alias, AliasState, Event, Registrable, Routed, Task, Version
+from multigraft_adapters.registry.splits import Weights, spelled, weights_of
+from multigraft_adapters.registry.tables import ChangeCounterRow, EventRow, TagRow, VersionRow
+from multigraft_adapters.registry.writing import insert_version, moved, record, state_of, write_tag
 
 
 class Registry:
-    """Tasks, versions, aliases and events in the data folder's database.
+    """Tasks, versions, aliases and events in one database.
 
-    Safe for several threads, and for several processes on one folder. Every write is one short transaction
-    that also records an event and bumps the change counter; a call that changes nothing does neither.
+    Safe for several threads, and for several processes on one database. Every write is one short transaction
+    that also records an event and bumps the change counter; a call that changes nothing does neither. A database
+    that is locked or cannot be reached raises RegistryUnavailableError, and nothing was changed.
     """
 
-    def __init__(self, engine: Engine, base_name: str) -> None:
-        """Takes over an engine that `open_database` made; use `Registry.open`."""
-        self._engine = engine
-        self._writer = writing(engine)
+    def __init__(self, database: Database, base_name: str) -> None:
+        """Takes over a database that `open_database` made; use `Registry.open`."""
+        self._database = database
         self._base_name = base_name
+        self._lookups = Lookups()
+        self._seen = -1
 
     @classmethod
-    def open(cls, data_dir: Path | str, base_name: str) -> Registry:
-        """The registry of a data folder, made if it is missing, for a server of this base.
+    def open(cls, place: Path | str, base_name: str, *, wait_seconds: float = WAIT_SECONDS) -> Registry:
+        """The registry in a data folder, or at a URL of PostgreSQL's, for servers of this base.
 
-        Raises DataFolderError when the folder cannot be used or was written by a newer multigraft.
+        It is made if it is missing. Raises DataFolderError when it cannot be used or was written by a newer
+        multigraft, SetupError for a URL that is none.
         """
-        return cls(open_database(Path(data_dir)), base_name)
+        return cls(open_database(place, wait_seconds), base_name)
 
     def close(self) -> None:
         """Closes the database; nothing may be called afterwards."""
-        self._engine.dispose()
+        self._database.close()
 
     def add_version(
         self, task: str, adapter: Registrable, *, alias: str | None = None, actor: str = ""
     ) -> tuple[Version, bool]:
         """Makes the adapter the task's next version, and the task with its first one.
 
-        An adapter that the task already has (the same digest) answers its existing version and False. `alias`
-        is pointed at the version in either case, in the same transaction. Raises InvalidRequestError for a
-        name that is not allowed.
+        An adapter that the task already has (the same digest) answers its existing version and False; one that
+        was retired is served again. `alias` is pointed at the version in either case, in the same transaction.
+        Raises InvalidRequestError for a name that is not allowed.
         """
         check_task_name(task, self._base_name)
         if alias is not None:
@@ -67,81 +71,185 @@ class Registry:
             row = session.scalar(select(VersionRow).filter_by(task=task, digest=adapter.digest))
             created = row is None
             if row is None:
-                row = _insert_version(session, task, adapter)
-                detail = {"version": row.number, "digest": row.digest}
-                _record(session, actor, "add_version", task, detail)
+                row = insert_version(session, task, adapter)
+                record(session, actor, "add_version", task, {"version": row.number, "digest": row.digest})
+            elif row.retired_at is not None:
+                row.retired_at = None
+                record(session, actor, "restore_version", task, {"version": row.number, "digest": row.digest})
             if alias is not None:
-                self._point(session, task, alias, row.number, None, actor)
+                self._point(session, task, alias, weights_of(row.number), None, actor)
             return reading.version(row), created
+
+    def retire(self, task: str, number: int, *, actor: str = "") -> Version:
+        """Marks the version as no longer served: references to it are answered as to one that does not exist.
+
+        Again changes nothing. What holds a lease on it is not this class's business. Raises TaskNotFoundError,
+        VersionNotFoundError, or ConflictError (with the data `aliases`) while an alias points to it.
+        """
+        with self._write() as session:
+            row = reading.version_row(session, task, number)
+            pointing = aliases.pointing_at(session, task, number)
+            if pointing:
+                names = " and ".join(f"alias {name!r}" for name in pointing)
+                raise ConflictError(
+                    f"version {number} of task {task!r} is in use by {names}; move it first", aliases=pointing
+                )
+            if row.retired_at is None:
+                row.retired_at = datetime.now(UTC)
+                record(session, actor, "retire", task, {"version": number, "digest": row.digest})
+            return reading.version(row)
+
+    def set_tag(self, task: str, number: int, name: str, value: str | None, *, actor: str = "") -> Version:
+        """Sets a tag of a version, or removes it where `value` is None.
+
+        Raises TaskNotFoundError, VersionNotFoundError, InvalidRequestError for a name or a value that cannot be.
+        """
+        check_tag(name, value)
+        with self._write() as session:
+            row = reading.version_row(session, task, number)
+            if write_tag(session, task, number, name, value):
+                detail = {"version": number, "tag": name, "value": value}
+                record(session, actor, "set_tag", task, detail)
+            return self._with_tags(session, row)
 
     def tasks(self) -> list[Task]:
         """Every task, by name."""
         with self._read() as session:
-            versions, by_task = defaultdict(list), defaultdict(list)
-            for version in session.scalars(select(VersionRow).order_by(VersionRow.number)):
-                versions[version.task].append(version)
-            for alias in session.scalars(select(AliasRow).order_by(AliasRow.name)):
-                by_task[alias.task].append(alias)
-            rows = session.scalars(select(TaskRow).order_by(TaskRow.name))
-            return [reading.task(row, versions[row.name], by_task[row.name]) for row in rows]
+            counter = session.scalars(select(ChangeCounterRow.value)).one()
+            tasks = self._lookups.tasks(counter)
+            if tasks is None:
+                tasks = reading.tasks(session)
+                self._lookups.keep_tasks(counter, tasks)
+            return tasks
 
     def task(self, name: str) -> Task:
         """One task; raises TaskNotFoundError naming the close ones."""
         with self._read() as session:
-            row = reading.task_row(session, name)
-            versions = session.scalars(select(VersionRow).filter_by(task=name).order_by(VersionRow.number))
-            present = session.scalars(select(AliasRow).filter_by(task=name).order_by(AliasRow.name))
-            return reading.task(row, list(versions), list(present))
+            reading.task_row(session, name)
+            return reading.tasks(session, name)[0]
 
     def version(self, task: str, number: int) -> Version:
-        """One version; raises TaskNotFoundError or VersionNotFoundError naming what exists."""
+        """One version, retired ones too; raises TaskNotFoundError or VersionNotFoundError naming what exists."""
         with self._read() as session:
-            return reading.version(reading.version_row(session, task, number))
+            return self._with_tags(session, reading.version_row(session, task, number))
+
+    def digests(self) -> dict[str, datetime | None]:
+        """Every adapter that a version has: None while one of them is served, else when the last was retired."""
+        found: dict[str, datetime | None] = {}
+        with self._read() as session:
+            for digest, at in session.execute(select(VersionRow.digest, VersionRow.retired_at)):
+                other = found.get(digest, at)
+                found[digest] = None if at is None or other is None else max(at, other)
+        return found
+
+    def retired(self) -> list[tuple[str, int]]:
+        """The task and number of every version that is retired."""
+        query = select(VersionRow.task, VersionRow.number).where(VersionRow.retired_at.is_not(None))
+        with self._read() as session:
+            return [(task, number) for task, number in session.execute(query)]
+
+    def kept(self, task: str, selector: int | str) -> Routed | None:
+        """What `look_up` answers, if no look into the database is needed for it."""
+        return self._lookups.routed(task, selector)
+
+    def look_up(self, task: str, selector: int | str) -> Routed:
+        """What a version's number or an alias names now.
+
+        The answer is kept until `refresh` notices another process's change, or this one makes one. Raises
+        TaskNotFoundError or VersionNotFoundError naming what exists, for a retired version too.
+        """
+        kept = self._lookups.routed(task, selector)
+        if kept is None:
+            generation = self._lookups.generation
+            with self._read() as session:
+                kept = reading.routed(session, task, selector)
+            self._lookups.keep(generation, task, selector, kept)
+        return kept
 
     def resolve(self, ref: str) -> Version:
-        """The version that a reference names now: `task` (its production), `task@3`, `task@alias`.
+        """The version that a reference names now (`task`, `task@3`, `task@alias`), of a split the heaviest.
 
-        Raises TaskNotFoundError or VersionNotFoundError naming what exists, InvalidRequestError when the
-        reference lacks a part. The bare base is no version: `parse_reference` tells it apart first.
+        Always looks into the database. Raises as `look_up`, and InvalidRequestError when the reference lacks a
+        part. The bare base is no version: `parse_reference` tells it apart first.
         """
         task, selector = parse_reference(ref, self._base_name)
         if task is None:
             raise TaskNotFoundError(f"{ref!r} is the base, not a task", param="task")
         with self._read() as session:
-            return reading.version(reading.selected_row(session, task, selector))
+            return reading.routed(session, task, selector).heaviest
+
+    def refresh(self) -> bool:
+        """Forgets what references named if the database has changed since the last call; whether it has."""
+        counter = self.change_counter()
+        changed = counter != self._seen
+        self._seen = counter
+        if changed:
+            self._lookups.forget()
+        return changed
 
     def set_alias(
-        self, task: str, alias: str, version: int, *, if_match: int | None = None, actor: str = ""
+        self,
+        task: str,
+        alias: str,
+        target: int | Mapping[int, float],
+        *,
+        if_match: int | None = None,
+        actor: str = "",
     ) -> Alias:
-        """Points the alias at the version, making the alias if it is new. Pointing it where it points already
-        changes nothing, not even its revision.
+        """Points the alias at a version, or splits it over several by weight, making the alias if it is new.
 
-        `if_match` is the revision that the caller has seen (0: the alias did not exist); when it is stale,
-        ConflictError holds the present state as data (`task`, `alias`, `version`, `revision`).
+        Pointing it where it points already changes nothing, not even its revision. `if_match` is the revision
+        that the caller has seen (0: the alias did not exist); when it is stale, ConflictError holds the present
+        state as data (`task`, `alias`, `version`, `revision`, and `weights` of a split). Raises ConflictError for
+        a retired version, InvalidRequestError for weights that are no split.
         """
         check_alias_name(alias)
+        weights = weights_of(target)
         with self._write() as session:
-            reading.version_row(session, task, version)
-            return self._point(session, task, alias, version, if_match, actor)
+            for number, _ in weights:
+                reading.version_row(session, task, number)
+            return self._point(session, task, alias, weights, if_match, actor)
 
-    def rollback(self, task: str, alias: str = PRODUCTION, *, actor: str = "") -> Alias:
-        """Takes the alias back to its state before its last change; again goes further back.
+    def rollback(
+        self, task: str, alias: str = PRODUCTION, *, if_match: int | None = None, actor: str = ""
+    ) -> Alias:
+        """Takes the alias back to its state before its last change, weights too; again goes further back.
 
         A change made after a rollback starts from there: rolling it back leads to where it was made. Raises
-        ConflictError when the alias had no earlier state.
+        ConflictError when the alias had no earlier state, when a version of that state is retired, or when
+        `if_match` is stale.
         """
         with self._write() as session:
             row = reading.alias_row(session, task, alias)
-            previous = row.version
+            aliases.check_revision(task, alias, row, if_match)
+            before = state_of(row)
             aliases.step_back(session, row)
-            _record(session, actor, "rollback", task, _moved(row, previous))
+            record(session, actor, "rollback", task, moved(row, before))
             return reading.alias(row)
 
-    def events(self, task: str | None = None, limit: int = 100) -> list[Event]:
-        """The latest changes, newest first, of one task or of all."""
-        query = select(EventRow).order_by(EventRow.id.desc()).limit(limit)
+    def remove_alias(self, task: str, alias: str, *, if_match: int | None = None, actor: str = "") -> None:
+        """Removes the alias; set again, it goes on with its history. Raises as `rollback`."""
+        with self._write() as session:
+            row = reading.alias_row(session, task, alias)
+            aliases.check_revision(task, alias, row, if_match)
+            aliases.remove(session, row)
+            detail = {"alias": alias, "previous": row.version, "revision": row.revision}
+            record(session, actor, "remove_alias", task, detail)
+
+    def alias(self, task: str, alias: str) -> tuple[Alias, list[AliasState]]:
+        """The alias, and the states that rollback leads to, newest first, the present one first of all."""
+        with self._read() as session:
+            row = reading.alias_row(session, task, alias)
+            return reading.alias(row), [reading.alias_state(state) for state in aliases.history(session, row)]
+
+    def events(self, task: str | None = None, limit: int = 100, before: int | None = None) -> list[Event]:
+        """The latest changes, newest first, of one task or of all; with `before`, those of smaller ids."""
+        wanted: list[ColumnElement[bool]] = []
         if task is not None:
-            query = query.filter_by(task=task)
+            wanted.append(EventRow.task == task)
+        if before is not None:
+            wanted.append(EventRow.id < before)
+        query = select(EventRow).where(*wanted).order_by(EventRow.id.desc()).limit(limit)
         with self._read() as session:
             return [reading.event(row) for row in session.scalars(query)]
 
@@ -151,52 +259,34 @@ class Registry:
             return session.scalars(select(ChangeCounterRow.value)).one()
 
     def _point(
-        self, session: Session, task: str, alias: str, version: int, if_match: int | None, actor: str
+        self, session: Session, task: str, alias: str, weights: Weights, if_match: int | None, actor: str
     ) -> Alias:
-        row = session.get(AliasRow, (task, alias))
+        row = aliases.present(session, task, alias)
         aliases.check_revision(task, alias, row, if_match)
-        previous = row.version if row else None
-        if row is None or row.version != version:
-            row = aliases.point(session, task, alias, version, row)
-            _record(session, actor, "set_alias", task, _moved(row, previous))
+        retired = aliases.retired_among(session, task, weights)
+        if retired:
+            raise ConflictError(
+                f"alias {alias!r} of task {task!r} cannot point at {spelled(weights)}: version {retired[0]} is "
+                "retired"
+            )
+        before = state_of(row)
+        if row is None or before != weights:
+            row = aliases.point(session, task, alias, weights)
+            record(session, actor, "set_alias", task, moved(row, before))
         return reading.alias(row)
+
+    def _with_tags(self, session: Session, row: VersionRow) -> Version:
+        session.flush()
+        tags = reading.tags(session, TagRow.task == row.task, TagRow.number == row.number)
+        return reading.version(row, tags.get((row.task, row.number)))
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self._engine) as session:
+        with self._database.reading() as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with Session(self._writer) as session, session.begin():
+        with self._database.writing() as session:
             yield session
-
-
-def _insert_version(session: Session, task: str, adapter: Registrable) -> VersionRow:
-    now = datetime.now(UTC)
-    owner = session.get(TaskRow, task)
-    if owner is None:
-        owner = TaskRow(name=task, next_number=1, created_at=now)
-        session.add(owner)
-        session.flush()
-    row = VersionRow(
-        task=task,
-        number=owner.next_number,
-        digest=adapter.digest,
-        task_type=adapter.manifest.task_type,
-        manifest=manifest_bytes(adapter.manifest).decode(),
-        created_at=now,
-    )
-    owner.next_number += 1
-    session.add(row)
-    session.flush()
-    return row
-
-
-def _moved(row: AliasRow, previous: int | None) -> dict[str, Any]:
-    return {"alias": row.name, "version": row.version, "previous": previous, "revision": row.revision}
-
-
-def _record(session: Session, actor: str, action: str, task: str, detail: dict[str, Any]) -> None:
-    session.add(EventRow(at=datetime.now(UTC), actor=actor, action=action, task=task, detail=detail))
-    session.execute(update(ChangeCounterRow).values(value=ChangeCounterRow.value + 1))
+        self._lookups.forget()

@@ -49,7 +49,10 @@ class TaskRow(Table):
 
 
 class VersionRow(Table):
-    """A version: an adapter's digest and manifest (canonical JSON) under a task's number."""
+    """A version: an adapter's digest and manifest (canonical JSON) under a task's number.
+
+    `retired_at` is set when it must not be served any more; the row stays, for its number and its history.
+    """
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("task", "digest", name="uq_versions_task_digest"),)
@@ -60,10 +63,28 @@ class VersionRow(Table):
     task_type: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class TagRow(Table):
+    """A name with a value at a version."""
+
+    __tablename__ = "tags"
+    __table_args__ = (
+        ForeignKeyConstraint(["task", "number"], ["versions.task", "versions.number"], name="fk_tags_version"),
+    )
+
+    task: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(256))
 
 
 class AliasChangeRow(Table):
-    """One state that an alias was set to. `parent` is the state before: the line that rollback walks."""
+    """One state that an alias was set to. `parent` is the state before: the line that rollback walks.
+
+    A split has its `weights` by version; `version` is then the heaviest.
+    """
 
     __tablename__ = "alias_changes"
     __table_args__ = (
@@ -77,12 +98,16 @@ class AliasChangeRow(Table):
     task: Mapped[str] = mapped_column(String(64))
     alias: Mapped[str] = mapped_column(String(64))
     version: Mapped[int]
+    weights: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
     parent: Mapped[int | None] = mapped_column(ForeignKey("alias_changes.id", name="fk_alias_changes_parent"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class AliasRow(Table):
-    """An alias' present state: the change that it stands on. `revision` grows with every move."""
+    """An alias' present state: the change that it stands on. `revision` grows with every move.
+
+    An alias that was removed keeps its row, so that no revision is ever used twice.
+    """
 
     __tablename__ = "aliases"
     __table_args__ = (
@@ -92,8 +117,10 @@ class AliasRow(Table):
     task: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int]
+    weights: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
     revision: Mapped[int]
     change: Mapped[int] = mapped_column(ForeignKey("alias_changes.id", name="fk_aliases_change"))
+    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class EventRow(Table):

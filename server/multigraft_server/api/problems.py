@@ -55,6 +55,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.UnavailableError: _UNAVAILABLE,
     errors.OverloadedError: _UNAVAILABLE,
     errors.DrainingError: _UNAVAILABLE,
+    errors.RegistryUnavailableError: _UNAVAILABLE,
     errors.EngineStoppedError: _UNAVAILABLE,
     errors.DeadlineError: Problem(504, "timeout_error"),
     errors.RequestCancelledError: Problem(499, "cancelled_error"),
