@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -146,12 +148,25 @@ def test_an_adapter_that_cannot_be_loaded_is_a_500_of_its_task_alone(serve: Serv
 
 def test_what_fails_unforeseen_is_a_500_in_the_one_shape(serve: Serve) -> None:
     served = serve()
+    served.add("topic", "text-classification")
+    with closing(sqlite3.connect(served.parts.settings.data_dir / "registry.sqlite")) as registry, registry:
+        registry.execute("UPDATE versions SET manifest = 'nonsense'")
+    response = served.http.get("/v1/tasks")
+    assert response.status_code == 500
+    assert has_the_shape(response)["code"] == "internal_error"
+
+
+def test_a_registry_that_is_gone_is_a_503_that_names_it(serve: Serve) -> None:
+    served = serve()
     served.parts.registry.close()
     for file in served.parts.settings.data_dir.glob("registry.sqlite*"):
         file.unlink()
     response = served.http.get("/v1/tasks")
-    assert response.status_code == 500
-    assert has_the_shape(response)["code"] == "internal_error"
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    problem = has_the_shape(response)
+    assert problem["code"] == "registry_unavailable"
+    assert "registry.sqlite" in problem["message"]
 
 
 def test_a_caller_s_request_id_is_kept_when_it_is_a_plain_one(decoder: Served) -> None:
