@@ -57,6 +57,11 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             max_mixed_tokens=settings.max_mixed_tokens,
             max_step_adapters=settings.max_step_adapters,
             prefix_cache_bytes=settings.prefix_cache_bytes,
+            device_bytes=settings.device_bytes,
+            host_bytes=settings.host_bytes,
+            load_threads=settings.load_threads,
+            retry_load_s=settings.retry_load_seconds,
+            max_retry_load_s=settings.max_retry_load_seconds,
             age_bound_s=settings.age_bound_seconds,
         )
     except InvalidRequestError as error:

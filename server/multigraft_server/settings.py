@@ -54,6 +54,15 @@ class ServerSettings(BaseModel):
     prefix_cache_bytes: Annotated[
         int, Field(ge=0, le=1024 * 1024 * MiB, description="prefixes kept beside the KV cache; 0 keeps none")
     ] = 512 * MiB
+    host_bytes: Annotated[Bytes, Field(description="adapters kept in host memory")] = 4096 * MiB
+    device_bytes: Annotated[
+        Bytes | None, Field(description="adapters in slots; as much as the slots take if it is not set")
+    ] = None
+    load_threads: Annotated[int, Field(ge=1, le=64, description="adapters loaded at once")] = 4
+    retry_load_seconds: Annotated[
+        Seconds, Field(description="how long a failed load is remembered; twice as long after each further one")
+    ] = 1.0
+    max_retry_load_seconds: Annotated[Seconds, Field(description="how long at most")] = 60.0
     age_bound_seconds: Annotated[
         Seconds, Field(description="wait after which no priority and no want of room holds a request up")
     ] = 2.0

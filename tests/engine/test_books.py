@@ -29,10 +29,10 @@ class SlotMachine(RuleBasedStateMachine):
         if not self.slots.can_hold(digest):
             assert len(self.held) == 3 and digest not in self.held
             return
-        slot, evicted, is_new = self.slots.hold(digest)
-        assert is_new == (digest not in before.values())
-        assert evicted is None or evicted not in self.held
-        assert self.slots.digests()[slot] == digest
+        held = self.slots.hold(digest)
+        assert held.is_new == (digest not in before.values())
+        assert not {evicted for _, evicted in held.evicted} & set(self.held)
+        assert self.slots.digests()[held.slot] == digest
         self.held[digest] = self.held.get(digest, 0) + 1
 
     @precondition(lambda self: self.held)

@@ -85,7 +85,7 @@ def test_a_slot_is_written_only_when_nobody_holds_it() -> None:
     for _ in range(7):
         plan = run_step(scheduler)
         seen += [(placement.digest, placement.evicted) for placement in plan.placements]
-    assert seen == [("first", None), ("second", "first")]
+    assert seen == [("first", ()), ("second", ((1, "first"),))]
 
 
 def test_a_hot_task_does_not_starve_a_cold_one() -> None:

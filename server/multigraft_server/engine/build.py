@@ -8,6 +8,7 @@ from multigraft_adapters.bases import Base
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.engine import Engine
+from multigraft_server.engine.failures import FailedLoads
 from multigraft_server.engine.host_tier import HostTier
 from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
 from multigraft_server.engine.kv_table import KVTable
@@ -41,12 +42,13 @@ def build_engine(
         loop.deliver,
         frozen=runner.frozen,
         budget_bytes=settings.host_bytes,
-        retry_s=settings.retry_load_s,
+        threads=settings.load_threads,
+        failures=FailedLoads(settings.retry_load_s, settings.max_retry_load_s),
         observer=observer,
     )
     device = DeviceTier(runner.banks, runner.device, observer)
     prefix_table, prefixes = _prefixes(base, settings, kv)
-    slots = SlotTable(settings.slots)
+    slots = SlotTable(settings.slots, settings.device_bytes)
     scheduler = Scheduler(_limits(settings), slots, kv_table, base.eos_token_ids, prefix_table)
     loop.attach(Engine(scheduler, runner, host, device, prefixes, observer))
     return loop

@@ -36,12 +36,12 @@ class DeviceTier:
     def place(self, placement: Placement, adapter: HostAdapter) -> None:
         """Write an adapter into a slot that no row holds but those of the coming step."""
         started = time.monotonic()
-        self.clear(placement.slot)
+        for slot, _ in placement.evicted:
+            self.clear(slot)
+            self._observer.eviction(tier="device")
         self._banks.write(placement.slot, adapter.delta)
         self._heads[placement.slot] = adapter.head.to(self._device)
         self._num_bytes = self._banks.num_bytes
-        if placement.evicted is not None:
-            self._observer.eviction(tier="device")
         self._observer.adapter_load(tier="device", seconds=time.monotonic() - started, outcome="ok")
 
     def clear(self, slot: int) -> None:

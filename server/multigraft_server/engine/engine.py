@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from multigraft_adapters.errors import (
+    AdapterLoadError,
     ContextLengthError,
     DeadlineError,
     MultigraftError,
@@ -22,7 +23,7 @@ from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.observer import Observer
-from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
+from multigraft_server.engine.plan import Placement, PlannedRow, Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.prefix_store import PrefixStore
 from multigraft_server.engine.requests import (
@@ -42,6 +43,9 @@ from multigraft_server.engine.sampler import sample
 from multigraft_server.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
+
+Loaded = Callable[[MultigraftError | None], None]
+"""Told on the engine's thread that a load has ended, and with which error if it failed; must not raise."""
 
 
 class Engine:
@@ -68,6 +72,8 @@ class Engine:
         self._observer = observer
         self._clock = clock
         self._parked: dict[str, list[Request]] = defaultdict(list)  # by digest: their adapter is loading
+        self._told: dict[str, list[Loaded]] = defaultdict(list)  # by digest: to be told how its load ended
+        self._pinned: frozenset[str] = frozenset()
         self._prefix_queried = 0
         self._prefix_cached = 0
         self._steps = 0
@@ -96,20 +102,48 @@ class Engine:
                 self._end(request, Failed(result))
             else:
                 self._queue(request)
+        self._tell(digest, result if isinstance(result, MultigraftError) else None)
 
-    def cancel(self, request_id: str) -> None:
-        """End a request whose caller is gone; nothing happens when it has ended already."""
+    def cancel(self, request_id: str, error: MultigraftError | None = None) -> None:
+        """End a request, because its caller is gone or for the reason given; nothing happens when it has ended
+        already."""
         request = self._scheduler.remove(request_id) or self._unpark(request_id)
         if request is not None:
-            self._end(request, Failed(RequestCancelledError("the request was cancelled")))
+            self._end(request, Failed(error or RequestCancelledError("the request was cancelled")))
+
+    def fetch_ahead(self, digest: str, done: Loaded) -> None:
+        """Bring an adapter to host memory before requests come; `done` is told, once, when it is there."""
+        try:
+            is_coming = self._host.fetch_ahead(digest, self._clock())
+        except MultigraftError as error:
+            done(error)
+            return
+        if is_coming:
+            self._told[digest].append(done)
+        else:
+            done(None)
+
+    def keep(self, digests: frozenset[str]) -> None:
+        """From now on these adapters are pinned, and no others: loaded, kept in host memory and, as far as one
+        slot is left for the others, in slots."""
+        slots = self._scheduler.slots
+        self._pinned = frozenset(sorted(digests)[: slots.num_slots - 1])
+        slots.pin(self._pinned)
+        self._host.keep(digests, self._clock())
+
+    def let_go(self, digests: Iterable[str]) -> None:
+        """No more requests are expected for these: they leave host and device when their last request ends."""
+        for digest in digests:
+            self._host.let_go(digest)
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Run one step; False when there was nothing to run."""
+        """Run one step; False when there was nothing to do."""
+        has_tended = self._tend()
         plan = self._scheduler.plan(self._clock())
         self._end_expired(plan)
         if not plan.rows:
-            return False
+            return has_tended
         started = self._clock()
         try:
             self._place(plan)
@@ -132,6 +166,8 @@ class Engine:
         for request in open_requests:
             self._scheduler.remove(request.id)
             self._end(request, Failed(error))
+        for digest in list(self._told):
+            self._tell(digest, error)
 
     def snapshot(self) -> EngineSnapshot:
         """The engine's state now."""
@@ -156,6 +192,8 @@ class Engine:
             bytes=self._bytes(),
             steps=self._steps,
             widest_step_adapters=self._widest_step,
+            loading=self._host.loading(),
+            failed_loads=self._failed_loads(),
         )
 
     def check_integrity(self) -> None:
@@ -175,14 +213,20 @@ class Engine:
             "heads": self._device.head_bytes,
             "kv_cache": self._runner.kv_bytes,
             "prefix_cache": self._prefixes.num_bytes if self._prefixes else 0,
+            "slots": self._scheduler.slots.used_bytes,
             "host": self._host.num_bytes,
         }
 
     def _queue(self, request: Request) -> None:
         """Hand a request whose adapter is in host memory to the scheduler, with its virtual tokens."""
-        virtual = self._host.get(request.digest).delta.virtual
+        adapter, budget = self._host.get(request.digest), self._scheduler.slots.budget_bytes
+        virtual = adapter.delta.virtual
+        if budget is not None and adapter.num_bytes > budget:
+            message = f"adapter {request.digest} needs {adapter.num_bytes} bytes of the device's {budget}"
+            self._end(request, Failed(AdapterLoadError(message)))
+            return
         if virtual.count == 0:
-            self._scheduler.add(request)
+            self._scheduler.add(replace(request, adapter_bytes=adapter.num_bytes))
             return
         answer = request.params.max_tokens if isinstance(request.params, SamplingParams) else 0
         total, most = virtual.count + len(request.token_ids) + answer, self._runner.max_length
@@ -190,7 +234,33 @@ class Engine:
             message = f"with the adapter's {virtual.count} virtual tokens it needs {total} tokens of {most}"
             self._end(request, Failed(ContextLengthError(message)))
         else:
-            self._scheduler.add(replace(request, virtual=virtual))
+            self._scheduler.add(replace(request, virtual=virtual, adapter_bytes=adapter.num_bytes))
+
+    def _tell(self, digest: str, error: MultigraftError | None) -> None:
+        for done in self._told.pop(digest, []):
+            done(error)
+
+    def _tend(self) -> bool:
+        """See to what stays and what leaves; at most one slot is written. Whether anything was done."""
+        slots = self._scheduler.slots
+        leavers = self._host.take_leavers()
+        for digest in leavers:
+            if slots.is_idle(digest):
+                self._device.clear(slots.evict(digest))
+        if not self._pinned:
+            return bool(leavers)
+        self._host.load_kept(self._clock())
+        for digest in self._pinned:
+            if digest in self._host and slots.slot_of(digest) is None:
+                adapter = self._host.get(digest)
+                hold = slots.reserve(digest, adapter.num_bytes)
+                if hold is not None:
+                    self._device.place(Placement(hold.slot, digest, hold.evicted), adapter)
+                    return True
+        return bool(leavers)
+
+    def _failed_loads(self) -> dict[str, str]:
+        return {digest: failed.message for digest, failed in self._host.failed().items()}
 
     def _place(self, plan: StepPlan) -> None:
         for placement in plan.placements:
@@ -280,7 +350,8 @@ class Engine:
                 self._end(part.row.request, Failed(failure))
         for placement in plan.placements:
             self._scheduler.slots.drop(placement.digest)
-            self._device.clear(placement.slot)
+            for slot in (placement.slot, *(slot for slot, _ in placement.evicted)):
+                self._device.clear(slot)
 
     def _observe(self, plan: StepPlan, started: float, generated: int) -> None:
         self._steps += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -16,7 +16,7 @@ from multigraft_adapters.errors import (
     MultigraftError,
     OverloadedError,
 )
-from multigraft_server.engine.engine import Engine
+from multigraft_server.engine.engine import Engine, Loaded
 from multigraft_server.engine.host_tier import HostAdapter
 from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
 from multigraft_server.engine.settings import EngineSettings
@@ -39,6 +39,7 @@ class _Submit:
 @dataclass(frozen=True, slots=True)
 class _Cancel:
     request_id: str
+    error: MultigraftError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,28 @@ class _Arrived:
     result: HostAdapter | MultigraftError
 
 
+@dataclass(frozen=True, slots=True)
+class _FetchAhead:
+    digest: str
+    done: Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Keep:
+    digests: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _LetGo:
+    digests: tuple[str, ...]
+
+
 class _Stop:
     pass
 
 
-_Message = _Submit | _Cancel | _Arrived | _Stop
+_Order = _Submit | _Cancel | _Arrived | _FetchAhead | _Keep | _LetGo
+_Message = _Order | _Stop
 
 
 class EngineLoop:
@@ -123,9 +141,27 @@ class EngineLoop:
             if batch:
                 self._inbox.put(_Submit(tuple(batch)))
 
-    def cancel(self, request_id: str) -> None:
-        """End a request; it may have ended already."""
-        self._inbox.put(_Cancel(request_id))
+    def cancel(self, request_id: str, error: MultigraftError | None = None) -> None:
+        """End a request, with this error if one is given; it may have ended already."""
+        self._inbox.put(_Cancel(request_id, error))
+
+    def fetch_ahead(self, digest: str, done: Loaded) -> None:
+        """Load an adapter for requests that are expected. `done` is told once when it is in host memory, or with
+        the error why it is not, on the engine's thread."""
+        with self._lock:
+            dead = self._dead
+            if dead is None:
+                self._inbox.put(_FetchAhead(digest, done))
+        if dead is not None:
+            done(dead)
+
+    def keep(self, digests: frozenset[str]) -> None:
+        """Pin these adapters, and no others."""
+        self._inbox.put(_Keep(digests))
+
+    def let_go(self, digests: Iterable[str]) -> None:
+        """Free these adapters' memory when their last requests end: no further ones are expected."""
+        self._inbox.put(_LetGo(tuple(digests)))
 
     def deliver(self, digest: str, result: HostAdapter | MultigraftError) -> None:
         """Hand in what a loading thread has loaded."""
@@ -212,16 +248,25 @@ class EngineLoop:
                 break
             for request in message.requests if isinstance(message, _Submit) else ():
                 request.sink(Failed(reason))
+            if isinstance(message, _FetchAhead):
+                message.done(reason)
         engine.fail_all(reason)
         self._snapshot = engine.snapshot()
         engine.close()
 
 
-def _act(engine: Engine, message: _Submit | _Cancel | _Arrived) -> None:
-    if isinstance(message, _Submit):
-        for request in message.requests:
-            engine.accept(request)
-    elif isinstance(message, _Cancel):
-        engine.cancel(message.request_id)
-    else:
-        engine.adapter_arrived(message.digest, message.result)
+def _act(engine: Engine, message: _Order) -> None:
+    match message:
+        case _Submit(requests):
+            for request in requests:
+                engine.accept(request)
+        case _Cancel(request_id, error):
+            engine.cancel(request_id, error)
+        case _Arrived(digest, result):
+            engine.adapter_arrived(digest, result)
+        case _FetchAhead(digest, done):
+            engine.fetch_ahead(digest, done)
+        case _Keep(digests):
+            engine.keep(digests)
+        case _LetGo(leavers):
+            engine.let_go(leavers)

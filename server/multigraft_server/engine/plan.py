@@ -99,11 +99,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A slot that must be written before the step runs; `evicted` is what was in it."""
+    """A slot that must be written before the step runs; `evicted` are the slots that were emptied for it, with
+    what was in them."""
 
     slot: int
     digest: str
-    evicted: str | None
+    evicted: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ class Request:
     cache_salt: str = ""
     token_type_ids: tuple[int, ...] | None = None
     virtual: VirtualTokens = VirtualTokens()
-    """Filled in by the engine, from the adapter."""
+    """Filled in by the engine, from the adapter; as is `adapter_bytes`, which its slot takes."""
+    adapter_bytes: int = 0
     pixels: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
 
@@ -154,7 +155,10 @@ class EngineSnapshot:
     prefix_queried_tokens: int = 0
     prefix_cached_tokens: int = 0
     bytes: Mapping[str, int] = field(default_factory=dict)
-    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`
-    and `host`, the adapters in host memory."""
+    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`,
+    `slots` (the adapters in slots, for which the banks have room) and `host`, the adapters in host memory."""
     steps: int = 0
     widest_step_adapters: int = 0
+    loading: tuple[str, ...] = ()
+    failed_loads: Mapping[str, str] = field(default_factory=dict)
+    """Digest to why it could not be loaded, while that is remembered."""

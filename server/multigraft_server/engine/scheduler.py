@@ -15,6 +15,9 @@ from multigraft_server.engine.requests import FinishReason, Request, SamplingPar
 from multigraft_server.engine.slots import SlotTable
 from multigraft_server.engine.waiting import WaitingRequests
 
+MAX_PLACED_BYTES = 16 * 1024 * 1024
+"""Bytes of adapters that are written into slots before a step in which answers go on, beside the first such
+adapter: these answers wait for it. Two of rank 16 on a base of 135 million parameters, in some 10 ms."""
 VIRTUAL_ID = 0
 """Stands among a row's token ids for a token that has none."""
 
@@ -46,6 +49,9 @@ class _Step:
     admitted: list[Row] = field(default_factory=list)
     placements: list[Placement] = field(default_factory=list)
     has_prompts: bool = False
+    goes_on: bool = False
+    """Whether answers go on in it."""
+    placed_bytes: int = 0
 
     def takes(self, generates: bool) -> bool:
         """Whether a waiting request of this kind may be admitted."""
@@ -198,6 +204,7 @@ class Scheduler:
             generating=limits.max_running_rows - self._num_generating,
             prompt_tokens=prompt_tokens,
             counts=counts,
+            goes_on=bool(counts),
         )
 
     def _continue_prompts(self, rows: list[Row], step: _Step) -> None:
@@ -224,6 +231,8 @@ class Scheduler:
         has_admitted = False
         for request in self._waiting.in_turn(step.takes):
             generates = isinstance(request.params, SamplingParams)
+            if not self._may_place(request, step):
+                continue
             if not self._has_room(request):
                 # What a generating row holds, it holds for long; the others give it back with the step.
                 step.generating = 0 if self._waiting.is_aged(request) else step.generating
@@ -233,12 +242,18 @@ class Scheduler:
                 # It lacks tokens that prompts took: they pause for one step, but never for two in a row.
                 self._owes_pooling |= not has_admitted and not owed
 
+    def _may_place(self, request: Request, step: _Step) -> bool:
+        """Whether the answers that go on can wait for its adapter to be written too, where it must be."""
+        if not step.placed_bytes or not step.goes_on or self.slots.slot_of(request.digest) is not None:
+            return True
+        return step.placed_bytes + request.adapter_bytes <= MAX_PLACED_BYTES
+
     def _has_room(self, request: Request) -> bool:
         """Whether there are a slot, room for its adapter, and KV room for a request."""
         most_adapters = self.limits.max_step_adapters or self.slots.num_slots + 1
         if request.digest not in self._adapters and len(self._adapters) >= most_adapters:
             return False
-        if not self.slots.can_hold(request.digest):
+        if not self.slots.can_hold(request.digest, request.adapter_bytes):
             return False
         return not isinstance(request.params, SamplingParams) or self.kv.can_allocate(_total_tokens(request))
 
@@ -258,7 +273,7 @@ class Scheduler:
                 return False
             chain = self.prefixes.open(space, tokens, found)
         self._waiting.take(request)
-        row = self._new_row(request, tokens, chain, now, step.placements)
+        row = self._new_row(request, tokens, chain, now, step)
         step.admitted.append(row)
         self._running[request.id] = row
         self._adapters[request.digest] += 1
@@ -277,15 +292,16 @@ class Scheduler:
         tokens: tuple[int, ...],
         chain: Chain | None,
         now: float,
-        placements: list[Placement],
+        step: _Step,
     ) -> Row:
-        slot, evicted, is_new = self.slots.hold(request.digest)
-        if is_new:
-            placements.append(Placement(slot, request.digest, evicted))
+        hold = self.slots.hold(request.digest, request.adapter_bytes)
+        if hold.is_new:
+            step.placements.append(Placement(hold.slot, request.digest, hold.evicted))
+            step.placed_bytes += request.adapter_bytes
         generates = isinstance(request.params, SamplingParams)
         kv = self.kv.allocate(_total_tokens(request)) if generates else None
         seed = request.params.seed if isinstance(request.params, SamplingParams) else None
-        row = Row(request, slot, kv, list(tokens), started=now, random=random.Random(seed), chain=chain)
+        row = Row(request, hold.slot, kv, list(tokens), started=now, random=random.Random(seed), chain=chain)
         given = request.virtual.count if request.virtual.cached else 0
         # The last token is computed in any case: its state is what the first answer token comes from.
         most = (len(tokens) - 1) // BLOCK_TOKENS

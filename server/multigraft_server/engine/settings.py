@@ -15,9 +15,11 @@ class EngineSettings:
     `max_step_rows`, `max_step_tokens`: the size of one step. `max_mixed_tokens`: prompt tokens of a step in which
     answers go on, which wait for all of it. `max_step_adapters`: distinct adapters of a step, the base among
     them; None: as many as are resident. `max_waiting_requests`, `max_waiting_tokens`: the queue's bounds.
-    `kv_bytes`: the KV cache. `prefix_cache_bytes`: prefixes kept beside it; 0 keeps none. `host_bytes`: adapters
-    kept in host memory. `age_bound_s`: after this wait neither a priority nor the want of room holds a request up
-    any longer. `retry_load_s`: how long a failed load is remembered.
+    `kv_bytes`: the KV cache. `prefix_cache_bytes`: prefixes kept beside it; 0 keeps none. `device_bytes`: adapters
+    in slots; None: as much as the slots take. `host_bytes`: adapters kept in host memory. `age_bound_s`: after
+    this wait neither a priority nor the want of room holds a request up any longer. `load_threads`: loads at
+    once. `retry_load_s`: how long a failed load is remembered at first, twice as long after each further failure,
+    up to `max_retry_load_s`.
     """
 
     slots: int = 16
@@ -30,9 +32,12 @@ class EngineSettings:
     max_waiting_tokens: int = 2_000_000
     kv_bytes: int = 2 * 1024**3
     prefix_cache_bytes: int = 512 * 1024**2
+    device_bytes: int | None = None
     host_bytes: int = 4 * 1024**3
     age_bound_s: float = 2.0
-    retry_load_s: float = 5.0
+    load_threads: int = 4
+    retry_load_s: float = 1.0
+    max_retry_load_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -43,6 +48,9 @@ class EngineSettings:
             "max_mixed_tokens",
             "max_step_adapters",
             "kv_bytes",
+            "device_bytes",
+            "host_bytes",
+            "load_threads",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
