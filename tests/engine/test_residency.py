@@ -19,7 +19,7 @@ from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.requests import EngineSnapshot, PoolingParams, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
 from tests.engine.conftest import LoadTiny
-from tests.engine.harness import Outcome, make_request, random_adapter, run_all, running_engine
+from tests.engine.harness import Outcome, make_request, random_adapter, run_all
 
 TOKENS = [11, 12, 13, 14]
 POOLED = PoolingParams("head")
@@ -90,14 +90,14 @@ def test_answers_are_the_same_however_often_adapters_leave_and_come_back(load_ti
     shelf = Shelf(base)
     with shelf.serving(load_tiny("llama"), slots=6) as loop:
         expected = vectors(loop, NAMES)
-        own = settled(loop, NAMES[0]).memory.host // len(NAMES)
+        own = settled(loop, NAMES[0]).bytes["host"] // len(NAMES)
     shelf.loads.clear()
     with shelf.serving(load_tiny("llama"), slots=2, host_bytes=2 * own) as loop:
         for _ in range(3):
             for answers in (vectors(loop, NAMES), vectors(loop, NAMES[::-1])[::-1]):
                 for answer, alone in zip(answers, expected, strict=True):
                     torch.testing.assert_close(answer, alone)
-        wait_until(lambda: loop.snapshot().memory.host <= 2 * own)
+        wait_until(lambda: loop.snapshot().bytes["host"] <= 2 * own)
         assert len(settled(loop, loop.snapshot().host_digests[-1]).slots) == 2
     assert sum(shelf.loads.values()) > len(NAMES)
 
@@ -108,7 +108,7 @@ def test_more_tasks_than_slots_and_bytes_all_end(load_tiny: LoadTiny) -> None:
     with shelf.serving(base, slots=3, host_bytes=2048, device_bytes=40_000, load_threads=2) as loop:
         asked = [(name, TOKENS, params) for name in NAMES * 4 for params in (SHORT, POOLED)]
         assert all(outcome.events for outcome in run_all(loop, asked))
-        assert loop.snapshot().memory.slots <= 40_000
+        assert loop.snapshot().slot_bytes <= 40_000
 
 
 def test_an_adapter_larger_than_the_device_s_budget_fails_its_own_requests(load_tiny: LoadTiny) -> None:
@@ -189,7 +189,7 @@ def test_what_is_fetched_ahead_pushes_nothing_out_that_is_in_use(load_tiny: Load
     shelf = Shelf(base)
     with shelf.serving(base) as loop:
         vectors(loop, NAMES[:1])
-        own = settled(loop, NAMES[0]).memory.host
+        own = settled(loop, NAMES[0]).bytes["host"]
     shelf.loads.clear()
     with shelf.serving(load_tiny("llama"), host_bytes=3 * own) as loop:
         vectors(loop, NAMES[:2])
@@ -214,7 +214,7 @@ def test_a_pinned_adapter_stays_in_its_slot_and_one_slot_is_left_for_the_others(
         wait_until(lambda: set(loop.snapshot().host_digests) == set(NAMES[:4]))
         loop.keep(frozenset())
         vectors(loop, NAMES)
-        wait_until(lambda: loop.snapshot().memory.host <= 1024)
+        wait_until(lambda: loop.snapshot().bytes["host"] <= 1024)
 
 
 def test_pins_never_keep_a_request_from_running(load_tiny: LoadTiny) -> None:
@@ -241,7 +241,7 @@ def test_what_is_let_go_of_leaves_host_and_device_when_its_last_request_ends(loa
     shelf = Shelf(base)
     with shelf.serving(base) as loop:
         vectors(loop, NAMES[1:2])
-        before = settled(loop, NAMES[1]).memory
+        before = settled(loop, NAMES[1])
         stream = ask(loop, NAMES[0], ENDLESS)
         wait_until(lambda: loop.snapshot().running == 1)
         loop.let_go([NAMES[0]])
@@ -249,8 +249,8 @@ def test_what_is_let_go_of_leaves_host_and_device_when_its_last_request_ends(loa
         assert NAMES[0] in loop.snapshot().slots.values()
         assert len(stream.tokens) == ENDLESS.max_tokens
         wait_until(lambda: NAMES[0] not in loop.snapshot().slots.values())
-        after = loop.snapshot().memory
-        assert (after.host, after.slots) == (before.host, before.slots)
+        after = loop.snapshot()
+        assert (after.bytes["host"], after.slot_bytes) == (before.bytes["host"], before.slot_bytes)
         assert NAMES[0] not in loop.snapshot().host_digests
 
 
@@ -265,17 +265,6 @@ def test_what_is_asked_for_again_is_not_let_go_of(load_tiny: LoadTiny) -> None:
         shelf.slow[NAMES[0]].set()
         assert len(first.values) and len(second.values)
         assert NAMES[0] in settled(loop, NAMES[0]).host_digests
-
-
-def test_the_engine_tells_what_its_memory_is_for(load_tiny: LoadTiny) -> None:
-    base = load_tiny("llama")
-    weights = sum(parameter.nbytes for parameter in base.model.parameters())
-    with running_engine(base, {NAMES[0]: random_adapter(base.spec, NAMES[0], 4, 1)}) as loop:
-        assert ask(loop, NAMES[0], SHORT).tokens
-        memory = settled(loop, NAMES[0]).memory
-    assert memory.weights >= weights
-    assert 0 < memory.slots <= memory.banks
-    assert memory.kv > 0 and memory.host == memory.slots
 
 
 def test_a_store_that_hangs_does_not_keep_the_engine_from_stopping(load_tiny: LoadTiny) -> None:

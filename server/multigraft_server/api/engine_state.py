@@ -32,6 +32,12 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
         "num_slots": state.num_slots,
         "slots": _slots(state, tasks),
         "tiers": {"device": sorted(state.slots.values()), "host": sorted(state.host_digests)},
+        "tier_bytes": {
+            "device": {"used": state.slot_bytes, "budget": state.slot_budget_bytes},
+            "host": {"used": state.bytes.get("host", 0), "budget": state.host_budget_bytes},
+        },
+        "loading": sorted(state.loading),
+        "failed_loads": dict(state.failed_loads),
         "running": state.running,
         "waiting": state.waiting,
         "running_by_task": dict(state.running_by_task),

@@ -190,6 +190,9 @@ class Engine:
             prefix_queried_tokens=self._prefix_queried,
             prefix_cached_tokens=self._prefix_cached,
             bytes=self._bytes(),
+            slot_bytes=slots.used_bytes,
+            slot_budget_bytes=slots.budget_bytes,
+            host_budget_bytes=self._host.budget_bytes,
             steps=self._steps,
             widest_step_adapters=self._widest_step,
             loading=self._host.loading(),
@@ -213,7 +216,6 @@ class Engine:
             "heads": self._device.head_bytes,
             "kv_cache": self._runner.kv_bytes,
             "prefix_cache": self._prefixes.num_bytes if self._prefixes else 0,
-            "slots": self._scheduler.slots.used_bytes,
             "host": self._host.num_bytes,
         }
 

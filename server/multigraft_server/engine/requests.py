@@ -155,8 +155,12 @@ class EngineSnapshot:
     prefix_queried_tokens: int = 0
     prefix_cached_tokens: int = 0
     bytes: Mapping[str, int] = field(default_factory=dict)
-    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`,
-    `slots` (the adapters in slots, for which the banks have room) and `host`, the adapters in host memory."""
+    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`
+    and `host`, the adapters in host memory."""
+    slot_bytes: int = 0
+    """Of the adapters in slots; the banks have room for more."""
+    slot_budget_bytes: int | None = None
+    host_budget_bytes: int = 0
     steps: int = 0
     widest_step_adapters: int = 0
     loading: tuple[str, ...] = ()
