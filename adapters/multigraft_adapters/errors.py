@@ -20,6 +20,7 @@ MultigraftError
 │   ├── OverloadedError             overloaded
 │   ├── DrainingError               draining
 │   ├── RegistryUnavailableError    registry_unavailable
+│   ├── StoreUnavailableError       store_unavailable
 │   └── EngineStoppedError          engine_stopped
 ├── DeadlineError                   deadline_exceeded
 ├── RequestCancelledError           request_cancelled
@@ -177,6 +178,12 @@ class RegistryUnavailableError(UnavailableError):
     """The registry is locked or cannot be reached; what is known of it is served on."""
 
     code = "registry_unavailable"
+
+
+class StoreUnavailableError(UnavailableError):
+    """The place where adapters are kept is full, slow or down; nothing half-written is kept."""
+
+    code = "store_unavailable"
 
 
 class EngineStoppedError(UnavailableError):

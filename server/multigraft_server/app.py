@@ -44,6 +44,7 @@ from multigraft_server.parts import Parts
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
+from multigraft_server.uploads import Uploads
 
 ROUTERS = (
     predict.router,
@@ -115,6 +116,7 @@ def _make_parts(
             max_length=base.spec.max_length,
             timeout_seconds=settings.request_timeout_seconds,
         ),
+        uploads=Uploads(settings.max_uploads),
         started_at=datetime.now(UTC),
     )
 
@@ -160,7 +162,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         yield
     finally:
         await asyncio.to_thread(parts.engine.stop)
-        for reader in (parts.tokeniser, parts.images):
-            if reader is not None:
-                await asyncio.to_thread(reader.close)
+        for threads in (parts.tokeniser, parts.images, parts.uploads):
+            if threads is not None:
+                await asyncio.to_thread(threads.close)
         parts.leases.check_integrity()

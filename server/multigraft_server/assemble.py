@@ -11,15 +11,13 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from multigraft_adapters.bases import Base, check_data_dir, load_base
 from multigraft_adapters.errors import InvalidRequestError, SetupError
 from multigraft_adapters.registry import Registry
-from multigraft_adapters.store import Store
+from multigraft_adapters.store import open_store
 from multigraft_adapters.verify import VerifiedAdapter, load
 from multigraft_server.app import create_app
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.metrics import Metrics
 from multigraft_server.settings import ServerSettings
-
-STORE_FOLDER = "store"
 
 
 @contextmanager
@@ -31,7 +29,7 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     engine_settings = _engine_settings(settings)
     data_dir = check_data_dir(settings.data_dir)
     base = _load_base(settings)
-    store = Store(data_dir / STORE_FOLDER)
+    store = open_store(data_dir, settings.store_url, timeout_s=settings.store_timeout_seconds)
     registry = Registry.open(data_dir, base.spec.name)
     metrics = _make_metrics(settings)
 

@@ -25,6 +25,7 @@ def _default(name: str) -> str:
     type=click.Path(file_okay=False, path_type=Path),
     help=f"Where bases, adapters and the registry are kept. {_default('data_dir')}",
 )
+@click.option("--store", "store_url", metavar="URL", help="Where adapters are kept instead: s3://bucket/prefix.")
 @click.option("--host", help=f"Address to listen on; beyond loopback a key is needed. {_default('host')}")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"0 takes a free one. {_default('port')}")
 @click.option("--device", help=f"auto, cpu, cuda or cuda:N. {_default('device')}")

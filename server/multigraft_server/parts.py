@@ -16,6 +16,7 @@ from multigraft_server.metrics import Metrics
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
+from multigraft_server.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Parts:
     images: ImageReader | None
     """Of an image base."""
     router: Router
+    uploads: Uploads
     started_at: datetime
 
     def remembering(self) -> Parts:

@@ -35,6 +35,10 @@ class ServerSettings(BaseModel):
     data_dir: Annotated[Path, Field(description="folder of the bases, the store and the registry")] = Path(
         "multigraft-data"
     )
+    store_url: Annotated[
+        str | None, Field(description="where adapters are kept in place of the data folder: s3://bucket/prefix")
+    ] = None
+    store_timeout_seconds: Annotated[Seconds, Field(description="longest silence of an object store")] = 30.0
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8100
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
@@ -71,6 +75,7 @@ class ServerSettings(BaseModel):
     ] = None
     max_body_bytes: Annotated[Bytes, Field(description="cap of a JSON body")] = 4 * MiB
     max_upload_bytes: Annotated[Bytes, Field(description="cap of an uploaded adapter's body")] = 1024 * MiB
+    max_uploads: Annotated[int, Field(ge=1, le=256, description="uploads at once; further ones are a 503")] = 4
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
     drain_seconds: Annotated[Seconds, Field(description="time that running answers get when it stops")] = 30.0

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from multigraft_adapters.bases import Base, BaseSpec
 from multigraft_adapters.registry import Registry
-from multigraft_adapters.store import Store
+from multigraft_adapters.store import open_store
 from multigraft_adapters.verify import VerifiedAdapter, load
 from multigraft_server.app import create_app
 from multigraft_server.engine.build import build_engine
@@ -146,14 +146,15 @@ def serving(
 ) -> Iterator[Served]:
     """A server over a base, on the real engine; each of its steps may be followed by a pause."""
     registry = Registry.open(data_dir, base.spec.name)
-    store = Store(data_dir / "store")
+    told = ServerSettings(data_dir=data_dir, **settings)
+    store = open_store(data_dir, told.store_url, timeout_s=told.store_timeout_seconds)
     metrics = SlowSteps(pause_seconds, settings.get("max_task_labels", 100))
 
     def fetch(digest: str) -> VerifiedAdapter:
         return load(store.get(digest), digest, base.spec)
 
     app = create_app(
-        settings=ServerSettings(data_dir=data_dir, **settings),
+        settings=told,
         base=base,
         engine=build_engine(base, engine or EngineSettings(), fetch, metrics),
         registry=registry,

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.declaration import PART, TaskDeclaration, parse_declaration
-from multigraft_adapters.errors import InvalidAdapterError, InvalidRequestError
+from multigraft_adapters.errors import InvalidAdapterError, InvalidRequestError, StoreUnavailableError
 from multigraft_adapters.registry import Alias, Version, check_alias_name, check_task_name
 from multigraft_adapters.verify import verify
 from multigraft_server.api.context import PartsDep
@@ -38,10 +38,9 @@ async def upload(task: str, request: Request, parts: PartsDep, alias: str | None
     check_task_name(task, parts.spec.name)
     if alias is not None:
         check_alias_name(alias)
-    async with request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_FIELD_BYTES) as form:
-        files, declaration = await _read_parts(form)
-    publish = asyncio.to_thread(_publish, parts, task, alias, files, declaration)
-    version, is_new = await publish
+    with parts.uploads.admitted():
+        files, declaration = await _read_upload(request)
+        version, is_new = await parts.uploads.run(lambda: _publish(parts, task, alias, files, declaration))
     answer = {"task": version.task, "version": version.number, "digest": version.digest}
     return JSONResponse(answer, 201 if is_new else 200)
 
@@ -87,6 +86,16 @@ def _read_revision(if_match: str | None) -> int | None:
     if found is None:
         raise InvalidRequestError('If-Match must be an alias\' ETag, such as "3"', param="if-match")
     return int(found[1])
+
+
+async def _read_upload(request: Request) -> tuple[dict[str, bytes], TaskDeclaration | None]:
+    """The parts of the body. Large ones pass through temporary files, whose disk may be full."""
+    limits = {"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": MAX_FIELD_BYTES}
+    try:
+        async with request.form(**limits) as form:
+            return await _read_parts(form)
+    except OSError as error:
+        raise StoreUnavailableError(f"there is no room for the upload: {error.strerror or error}") from error
 
 
 async def _read_parts(form: FormData) -> tuple[dict[str, bytes], TaskDeclaration | None]:

@@ -57,6 +57,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.DrainingError: _UNAVAILABLE,
     errors.RegistryUnavailableError: _UNAVAILABLE,
     errors.EngineStoppedError: _UNAVAILABLE,
+    errors.StoreUnavailableError: _UNAVAILABLE,
     errors.DeadlineError: Problem(504, "timeout_error"),
     errors.RequestCancelledError: Problem(499, "cancelled_error"),
     errors.AdapterLoadError: _SERVER,

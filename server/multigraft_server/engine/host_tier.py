@@ -9,7 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from multigraft_adapters.errors import AdapterLoadError, IntegrityError, MultigraftError
+from multigraft_adapters.errors import (
+    AdapterLoadError,
+    IntegrityError,
+    MultigraftError,
+    StoreUnavailableError,
+)
 from multigraft_adapters.heads import Head
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.failures import FailedLoad, FailedLoads
@@ -80,7 +85,7 @@ class HostTier:
     def want(self, digest: str, now: float) -> Literal["ready", "loading"]:
         """Note that a request needs the adapter, and load it where it is not here.
 
-        Raises AdapterLoadError while a failure is remembered; then nothing is noted.
+        Raises AdapterLoadError or StoreUnavailableError while a failure is remembered; then nothing is noted.
         """
         if digest in self._adapters:
             self._adapters.move_to_end(digest)
@@ -225,6 +230,8 @@ class HostTier:
         result: HostAdapter | MultigraftError
         try:
             result = HostAdapter.of(self._fetch(digest), self._frozen)
+        except StoreUnavailableError as error:
+            result = error
         except MultigraftError as error:
             result = AdapterLoadError(f"adapter {digest} cannot be loaded: {error.message}")
         except Exception as error:
