@@ -54,7 +54,7 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._events: deque[tuple[Inbox, Event]] = deque()
         self._is_waking = False
 
     @classmethod
@@ -63,12 +63,16 @@ class Mailbox:
         loop = asyncio.get_running_loop()
         return _mailboxes.setdefault(loop, cls(loop))
 
-    def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
-        """Bring an event to a queue of the loop; may be called from any thread.
+    def new_inbox(self) -> Inbox:
+        """An inbox of the loop."""
+        return Inbox(self._loop)
+
+    def put(self, inbox: Inbox, event: Event) -> None:
+        """Bring an event to an inbox of the loop; may be called from any thread.
 
         A closed loop means that the process stops and that nobody waits.
         """
-        self._events.append((queue, event))
+        self._events.append((inbox, event))
         if not self._is_waking:
             self._is_waking = True
             with suppress(RuntimeError):
@@ -78,8 +82,33 @@ class Mailbox:
         # What is put from here on wakes the loop again; what was put before is in the deque by now.
         self._is_waking = False
         while self._events:
-            queue, event = self._events.popleft()
-            queue.put_nowait(event)
+            inbox, event = self._events.popleft()
+            inbox.put(event)
+
+
+class Inbox:
+    """The events of one request in its event loop, for one reader: an `asyncio.Queue` without what others need."""
+
+    __slots__ = ("_events", "_loop", "_reader")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[Event] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        """Add an event; in the loop's thread."""
+        self._events.append(event)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    async def get(self) -> Event:
+        """Take the oldest event; waits for one."""
+        while not self._events:
+            self._reader = self._loop.create_future()
+            await self._reader
+        return self._events.popleft()
 
 
 _mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
@@ -100,7 +129,7 @@ class Answer:
         self._engine = engine
         self._call = call
         self._mailbox = Mailbox.of_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events = self._mailbox.new_inbox()
         self._ended = False
         self._last_token: float | None = None
         engine.submit(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from multigraft_server.tokenising import plain_backend
+
 REPLACEMENT = "\ufffd"
 """What a decoder puts for bytes that are not (yet) a character."""
 
@@ -51,6 +53,7 @@ class Detokeniser:
         self, tokenizer: Any, stops: Sequence[str] = (), silent_ids: frozenset[int] = frozenset()
     ) -> None:
         self._tokenizer = tokenizer
+        self._backend = plain_backend(tokenizer)
         self._stops = tuple(stops)
         self._silent_ids = silent_ids
         self._ids: list[int] = []
@@ -80,10 +83,12 @@ class Detokeniser:
         return text + rest
 
     def _unread(self) -> str:
-        known = self._decode(self._ids[self._start : self._read])
+        known = self._decode(self._ids[self._start : self._read]) if self._read else ""
         return self._decode(self._ids[self._start :])[len(known) :]
 
     def _decode(self, ids: list[int]) -> str:
+        if self._backend is not None:
+            return str(self._backend.decode(ids, skip_special_tokens=True))
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 

@@ -56,6 +56,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, *, max_task_labels: int = 100) -> None:
         self.registry = registry
         self.labels = TaskLabels(max_task_labels)
+        self._next_tokens: dict[str, Histogram] = {}  # by label: finding it anew costs as much as observing
         self._make_request_metrics()
         self._make_engine_metrics()
 
@@ -71,7 +72,11 @@ class Metrics:
 
     def next_token(self, task: str, seconds: float) -> None:
         """A further token came, so long after the one before it."""
-        self._token_seconds.labels(self.labels.of(task)).observe(seconds)
+        label = self.labels.of(task)
+        child = self._next_tokens.get(label)
+        if child is None:
+            child = self._next_tokens[label] = self._token_seconds.labels(label)
+        child.observe(seconds)
 
     def queued(self, task: str, seconds: float) -> None:
         """A row waited so long before its first step."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from multigraft_adapters.errors import InvalidRequestError
-from multigraft_server.tokenising import TextInput, Tokeniser, Tokens
+from multigraft_server.tokenising import TextInput, Tokeniser, Tokens, plain_backend
 from tests.server.conftest import LoadTiny
 from tests.tiny import tiny_tokenizer
 
@@ -93,3 +96,28 @@ def test_what_has_no_tokens_or_is_no_text_is_refused(llama: Tokeniser, text: str
 def test_a_number_that_is_no_token_is_refused(llama: Tokeniser) -> None:
     with pytest.raises(InvalidRequestError, match="99999 is no token"):
         llama.of_ids([1, 99999], "prompt")
+
+
+@given(st.text(max_size=30), st.none() | st.text(max_size=10))
+@settings(max_examples=60, deadline=None)
+def test_the_backend_alone_gives_the_tokens_that_transformers_gives(text: str, pair: str | None) -> None:
+    for encoder in (True, False):
+        tokenizer = tiny_tokenizer(encoder=encoder)
+        slow = tokenizer(text, pair, return_token_type_ids=True)
+        fast = plain_backend(tokenizer).encode(text, pair or None)
+        assert fast.ids == slow["input_ids"]
+        assert fast.type_ids == slow["token_type_ids"]
+
+
+def test_a_tokenizer_that_encodes_in_its_own_way_is_asked_itself(load_tiny: LoadTiny) -> None:
+    class Own(PreTrainedTokenizerFast):
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return super().__call__("own", **options)
+
+    base = load_tiny("bert")
+    own = Own(tokenizer_object=base.tokenizer.backend_tokenizer)
+    assert plain_backend(own) is None and plain_backend(None) is None
+    tokeniser = Tokeniser(own, base.spec, threads=1)
+    [tokens] = asyncio.run(tokeniser.texts([TextInput("ab")]))
+    tokeniser.close()
+    assert list(tokens.ids) == base.tokenizer("own")["input_ids"]

@@ -13,12 +13,13 @@ from multigraft_server.parts import Parts
 STEP_ADAPTERS = "x-multigraft-step-adapters"
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     parts = request.app.state.parts
     assert isinstance(parts, Parts)  # create_app put it there
     return parts
 
 
+# A dependency that is no coroutine would be called in a thread, for the price of everything else in a request.
 PartsDep = Annotated[Parts, Depends(_parts)]
 
 

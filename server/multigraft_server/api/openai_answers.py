@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -61,6 +62,19 @@ class Generation:
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Each piece with its prompt's index, in the order in which they come."""
+        async with aclosing(self._text(0) if len(self) == 1 else self._texts()) as texts:
+            async for index, piece in texts:
+                self.num_generated += piece.token is not None
+                yield index, piece
+
+    async def _text(self, index: int) -> AsyncGenerator[tuple[int, Piece]]:
+        detokeniser = self.vocabulary.detokeniser(self._stops, ignore_eos=self.ignores_eos)
+        async with aclosing(read_text(self._answers[index], detokeniser)) as pieces:
+            async for piece in pieces:
+                yield index, piece
+
+    async def _texts(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """Those of all prompts, each read by a task of its own."""
         arrived: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         readers = [asyncio.create_task(self._read(index, arrived)) for index in range(len(self))]
         try:
@@ -69,7 +83,6 @@ class Generation:
                 index, piece = await arrived.get()
                 if isinstance(piece, Exception):
                     raise piece
-                self.num_generated += piece.token is not None
                 open_answers -= piece.ending is not None
                 yield index, piece
         finally:
@@ -92,10 +105,9 @@ class Generation:
         return token is not None and (self.ignores_eos or token.token_id not in self.vocabulary.eos_ids)
 
     async def _read(self, index: int, arrived: asyncio.Queue[tuple[int, Piece | Exception]]) -> None:
-        detokeniser = self.vocabulary.detokeniser(self._stops, ignore_eos=self.ignores_eos)
         try:
-            async for piece in read_text(self._answers[index], detokeniser):
-                arrived.put_nowait((index, piece))
+            async for found in self._text(index):
+                arrived.put_nowait(found)
         except Exception as error:
             arrived.put_nowait((index, error))
 

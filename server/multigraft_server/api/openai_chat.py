@@ -13,7 +13,7 @@ from multigraft_server.answers import Piece
 from multigraft_server.api.context import PartsDep
 from multigraft_server.api.openai_answers import Generation, new_head, respond, token_logprob
 from multigraft_server.api.openai_schemas import ChatBody
-from multigraft_server.api.sse import DONE, event
+from multigraft_server.api.sse import DONE, HOLE, EventTemplate, event
 from multigraft_server.api.terms import TimeoutDep
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
@@ -78,12 +78,16 @@ class _Reply:
         head = new_head("chat.completion.chunk", "chatcmpl", self._body.model)
         if self._body.includes_usage:
             head["usage"] = None
+        plain = EventTemplate(head | {"choices": [_choice({"content": HOLE}, None, None)]})
         role: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
         async with aclosing(self._generation.pieces()) as pieces:
             async for _, piece in pieces:
                 if role:
                     yield event(head | {"choices": [_choice(role, None, None)]})
                     role = {}
+                if piece.text and piece.ending is None and self._body.num_logprobs is None:
+                    yield plain.event(piece.text)
+                    continue
                 for choice in self._choices(piece):
                     yield event(head | {"choices": [choice]})
         if self._body.includes_usage:

@@ -14,7 +14,7 @@ from multigraft_server.api.context import PartsDep
 from multigraft_server.api.openai_answers import Generation, new_head, respond
 from multigraft_server.api.openai_inputs import read_sequences
 from multigraft_server.api.openai_schemas import CompletionBody
-from multigraft_server.api.sse import DONE, event
+from multigraft_server.api.sse import DONE, HOLE, EventTemplate, event
 from multigraft_server.api.terms import TimeoutDep
 from multigraft_server.calls import Call
 from multigraft_server.detokenise import Vocabulary
@@ -64,9 +64,13 @@ class _Reply:
         head = new_head("text_completion", "cmpl", self._body.model)
         if self._body.includes_usage:
             head["usage"] = None
+        plain = [choice.template(head) for choice in self._choices]
         async with aclosing(self._generation.pieces()) as pieces:
             async for index, piece in pieces:
-                choice = self._choices[index]
+                choice, template = self._choices[index], plain[index]
+                if template is not None and piece.text and piece.ending is None:
+                    yield template.event(piece.text)
+                    continue
                 choice.add(piece)
                 if choice.has_news:
                     yield event(head | {"choices": [choice.take()]})
@@ -101,13 +105,16 @@ class _Choice:
         pieces, self._pieces = self._pieces, []
         ending = pieces[-1].ending
         logprobs = self._logprobs(pieces) if self._tells_logprobs else None
-        text = "".join(piece.text for piece in pieces)
-        return {
-            "index": self._index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": ending.reason if ending else None,
-        }
+        return self._told("".join(piece.text for piece in pieces), logprobs, ending.reason if ending else None)
+
+    def template(self, head: dict[str, Any]) -> EventTemplate | None:
+        """The event of a piece that is text and nothing else; None where each tells its log-probabilities."""
+        if self._tells_logprobs:
+            return None
+        return EventTemplate(head | {"choices": [self._told(HOLE, None, None)]})
+
+    def _told(self, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:
+        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _logprobs(self, pieces: list[Piece]) -> dict[str, Any]:
         vocabulary = self._generation.vocabulary

@@ -23,10 +23,29 @@ DONE = b"data: [DONE]\n\n"
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+HOLE = "\0"
+"""Stands in the data of an `EventTemplate` for the text that each of its events has."""
+
+
 def event(data: Mapping[str, Any]) -> bytes:
     """One event with a JSON object as its data."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"data: {text}\n\n".encode()
+    return f"data: {_ENCODER.encode(data)}\n\n".encode()
+
+
+class EventTemplate:
+    """Events that differ in one text only: all else is encoded once.
+
+    In `data` that text is `HOLE`, which nothing else in it may be.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._before, self._after = f"data: {_ENCODER.encode(data)}\n\n".split(_ENCODER.encode(HOLE))
+
+    def event(self, text: str) -> bytes:
+        """The event with this text: what `event` makes of the data with the text in it."""
+        return f"{self._before}{_ENCODER.encode(text)}{self._after}".encode()
 
 
 class EventStream(StreamingResponse):

@@ -13,7 +13,7 @@ Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _timeout(
+async def _timeout(
     x_request_timeout: Annotated[
         float | None,
         Header(gt=0, allow_inf_nan=False, description="seconds that the answer is worth computing for"),
