@@ -104,7 +104,8 @@ def test_the_backend_alone_gives_the_tokens_that_transformers_gives(text: str, p
     for encoder in (True, False):
         tokenizer = tiny_tokenizer(encoder=encoder)
         slow = tokenizer(text, pair, return_token_type_ids=True)
-        fast = plain_backend(tokenizer).encode(text, pair or None)
+        backend: Any = plain_backend(tokenizer)
+        fast = backend.encode(text, pair or None)
         assert fast.ids == slow["input_ids"]
         assert fast.type_ids == slow["token_type_ids"]
 
@@ -115,7 +116,8 @@ def test_a_tokenizer_that_encodes_in_its_own_way_is_asked_itself(load_tiny: Load
             return super().__call__("own", **options)
 
     base = load_tiny("bert")
-    own = Own(tokenizer_object=base.tokenizer.backend_tokenizer)
+    make: Any = Own
+    own = make(tokenizer_object=base.tokenizer.backend_tokenizer)
     assert plain_backend(own) is None and plain_backend(None) is None
     tokeniser = Tokeniser(own, base.spec, threads=1)
     [tokens] = asyncio.run(tokeniser.texts([TextInput("ab")]))
