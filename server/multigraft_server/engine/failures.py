@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multigraft_adapters.errors import AdapterLoadError
+from multigraft_adapters.errors import MultigraftError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class FailedLoad:
     attempts: int
     until: float
     message: str
+    kind: type[MultigraftError]
 
 
 class FailedLoads:
@@ -28,11 +29,11 @@ class FailedLoads:
         self._most_s = most_s
         self._failed: dict[str, FailedLoad] = {}
 
-    def note(self, digest: str, message: str, now: float) -> None:
+    def note(self, digest: str, error: MultigraftError, now: float) -> None:
         """A load has failed."""
         attempts = self._failed[digest].attempts + 1 if digest in self._failed else 1
         wait = min(self._most_s, self._first_s * 2.0 ** min(attempts - 1, 60))
-        self._failed[digest] = FailedLoad(attempts, now + wait, message)
+        self._failed[digest] = FailedLoad(attempts, now + wait, error.message, type(error))
         for old in [name for name, failed in self._failed.items() if failed.until + self._most_s < now]:
             del self._failed[old]
 
@@ -40,13 +41,13 @@ class FailedLoads:
         """A load has succeeded, or nobody will ask for the adapter again."""
         self._failed.pop(digest, None)
 
-    def error(self, digest: str, now: float) -> AdapterLoadError | None:
+    def error(self, digest: str, now: float) -> MultigraftError | None:
         """What to tell those who ask for an adapter that is not to be tried yet."""
         failed = self._failed.get(digest)
         if failed is None or now >= failed.until:
             return None
         wait = f"it is tried again in {failed.until - now:.1f} s"
-        return AdapterLoadError(f"{failed.message} (attempt {failed.attempts}; {wait})", digest=digest)
+        return failed.kind(f"{failed.message} (attempt {failed.attempts}; {wait})", digest=digest)
 
     def all(self) -> Mapping[str, FailedLoad]:
         """The failures that are remembered, by digest."""

@@ -113,7 +113,7 @@ class HostTier:
     def fetch_ahead(self, digest: str, now: float) -> bool:
         """Load an adapter that requests are expected for; False when it is here already.
 
-        Raises AdapterLoadError while a failure is remembered.
+        Raises AdapterLoadError or StoreUnavailableError while a failure is remembered.
         """
         if digest in self._adapters:
             return False
@@ -154,7 +154,7 @@ class HostTier:
         """Take in what a load delivered."""
         self._loading.discard(digest)
         if isinstance(result, MultigraftError):
-            self._failures.note(digest, result.message, now)
+            self._failures.note(digest, result, now)
         else:
             self._failures.forget(digest)
             self._adapters[digest] = result
