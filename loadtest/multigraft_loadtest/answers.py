@@ -44,7 +44,7 @@ def read_outputs(body: bytes, record: Record) -> None:
     outputs = answer.get("data") if isinstance(answer, dict) else answer
     asked = len(record.request.texts)
     if isinstance(outputs, list) and len(outputs) == asked and all(outputs):
-        record.fate, record.code = "right", "200"
+        record.fate, record.code, record.outputs = "right", "200", outputs
         usage = answer.get("usage", {}) if isinstance(answer, dict) else {}
         record.prompt_tokens = usage.get("prompt_tokens", 0)
     else:
@@ -77,8 +77,9 @@ def _take(data: bytes, record: Record, now: float) -> bool:
 
 def _take_choice(event: dict[str, Any], record: Record, now: float) -> bool:
     choices = event.get("choices") or [{}]
-    if choices[0].get("text") or (choices[0].get("delta") or {}).get("content"):
+    if text := choices[0].get("text") or (choices[0].get("delta") or {}).get("content"):
         record.events_s.append(now)
+        record.outputs.append(text)
     if usage := event.get("usage"):
         record.tokens, record.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
     return False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from multigraft_loadtest.problems import CannotStartError
+from multigraft_loadtest.texts import read_lines
 
 METRONOME = 1e-3
 """Below this variation all gaps are the same: nobody could tell, and the gamma distribution has no such shape."""
@@ -30,21 +31,10 @@ def read_trace(file: Path) -> list[float]:
 
     Raises CannotStartError.
     """
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotStartError(f"the trace {file} cannot be read: {error}") from error
-    offsets = [_offset(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not offsets:
-        raise CannotStartError(f"the trace {file} is empty")
-    return sorted(offsets)
+    return sorted(read_lines(file, _offset))
 
 
-def _offset(line: str, where: str) -> float:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise CannotStartError(f"{where}: no JSON: {error}") from error
+def _offset(value: Any, where: str) -> float:
     value = value.get("offset") if isinstance(value, dict) else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise CannotStartError(f'{where}: give seconds since the start as a number or as {{"offset": number}}')

@@ -15,6 +15,8 @@ from multigraft_loadtest.options import (
     loop_options,
     place_options,
     report_options,
+    storm_options,
+    strict_option,
     task_options,
     traffic_options,
 )
@@ -36,6 +38,7 @@ def loadtest() -> None:
     multigraft loadtest run --rate 4 --cv 2 --popularity hot:0.9 --slo ttft=0.5,itl=0.1
     multigraft loadtest compare --quick                  against PEFT, and the base in process
     multigraft loadtest tax                              what each method costs
+    multigraft loadtest swap-storm                       right answers while versions come and go
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
 
@@ -75,7 +78,7 @@ def run(**options: Any) -> None:
 @click.option("--vllm", type=VENV, help="vLLM's virtual environment (CPU build); else its rows are not measured.")
 @click.option("--llama-cpp", type=VENV, help="llama.cpp's, with bin/llama-server and bin/to-gguf; the same.")
 @click.option("--rows", metavar="NAMES", help="Only these rows, with commas.  [default: all]")
-@click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
+@strict_option
 @comparison_options
 def compare(**options: Any) -> None:
     """Start ours and the peers in turn on the same workloads, and print the ratios beside the targets.
@@ -116,6 +119,30 @@ def tax(**options: Any) -> None:
     _finish(report, command.tax_table(report), options["json_file"])
 
 
+@loadtest.command("swap-storm")
+@storm_options
+def swap_storm(**options: Any) -> None:
+    """Ask by many clients while versions are uploaded, promoted, rolled back and evicted, and check every answer.
+
+    The adapters are made so that the answer itself tells which version computed it. Each base has a storm in
+    turn, two server processes on one registry for a part of it. SERVE_OPTIONS, behind --, go to the servers.
+
+    \b
+    multigraft loadtest swap-storm --minutes 5 --tasks 32 --clients 32 --slots 8 --html storm.html
+    multigraft loadtest swap-storm --quick
+    """
+    from multigraft_loadtest.processes import ending_on_signals
+    from multigraft_loadtest.storm import command, report, show
+
+    with ending_on_signals():
+        told = command.storm(options)
+    _print(show.storm_tables(told), options["json_file"])
+    write_json(told, options["json_file"])
+    if options["html"] is not None:
+        _write_file(options["html"], show.render_storm(told))
+    raise click.exceptions.Exit(report.exit_code(told, is_strict=options["strict"]))
+
+
 @loadtest.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def profile(options: tuple[str, ...]) -> None:
@@ -128,15 +155,20 @@ def profile(options: tuple[str, ...]) -> None:
 
 def _finish(report: dict[str, Any], table: Any, json_file: str | None) -> None:
     """Print and write a comparison; exits with 1 when an answer of ours was wrong, lost or failed."""
-    from rich.console import Console
-
-    if json_file != "-":
-        Console(highlight=False, markup=False, emoji=False).print(table)
+    _print(table, json_file)
     write_json(report, json_file)
     for wrong in report["wrong"]:
         click.echo(wrong, err=True)
     if report["wrong"]:
         raise click.exceptions.Exit(1)
+
+
+def _print(table: Any, json_file: str | None) -> None:
+    """Show tables, unless JSON is all that is printed."""
+    from rich.console import Console
+
+    if json_file != "-":
+        Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def write(report: dict[str, Any], json_file: str | None, html: Path | None) -> None:

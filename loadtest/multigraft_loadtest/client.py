@@ -21,14 +21,36 @@ Progress = Callable[[int], None]
 
 
 class Client:
-    """One server, asked as its target wants it. Every request ends in exactly one record."""
+    """One server, asked as its target wants it. Every request ends in exactly one record, which has the outputs
+    only if the client keeps them."""
 
-    def __init__(self, url: str, target: Target, *, api_key: str | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        target: Target,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        keeps_outputs: bool = False,
+    ) -> None:
         self._target = target
+        self._keeps_outputs = keeps_outputs
         self._connections = Connections(url)
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
         self._started = perf_counter()
+
+    def start_clock(self, now: float) -> None:
+        """Count the records' times from this moment of `perf_counter`."""
+        self._started = now
+
+    async def ask(self, request: Request) -> Record:
+        """One request, sent at once."""
+        return await self._ask(request, self._now())
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        self._connections.close()
 
     def run(self, workload: Workload, progress: Progress = lambda done: None) -> Run:
         """Warm up, then run the workload; `progress` is called with the number of answers so far."""
@@ -54,7 +76,7 @@ class Client:
             else:
                 await self._closed(requests, workload.clients, workload.seconds, keep)
         finally:
-            self._connections.close()
+            self.close()
         elapsed = max((record.ended_s for record in records), default=0.0)
         lag = max((record.sent_s - record.intended_s for record in records if workload.is_open), default=0.0)
         return Run(records, elapsed, lag)
@@ -107,9 +129,13 @@ class Client:
         record.sent_s = self._now()
         connection = await self._connections.take()
         try:
-            connection.send(self._connections.place.head(route, len(body), self._headers) + body)
+            sticky = record.request.sticky
+            sent = self._headers if sticky is None else self._headers | {"x-multigraft-sticky": sticky}
+            connection.send(self._connections.place.head(route, len(body), sent) + body)
             status, headers = await connection.head()
+            record.headed_s = self._now()
             record.adapter = headers.get("x-multigraft-adapter")
+            record.version = headers.get("x-multigraft-version")
             async with aclosing(connection.parts(headers)) as parts:  # type: ignore[type-var]
                 await self._read(status, parts, record)
         except BaseException:
@@ -128,3 +154,5 @@ class Client:
             read_outputs(await read_whole(parts), record)
         if record.fate == "right":
             self._target.judge(record)
+        if not self._keeps_outputs:
+            record.outputs = []

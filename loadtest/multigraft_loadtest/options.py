@@ -97,12 +97,17 @@ loop_options = _options(
     click.option("--warm-up", type=click.IntRange(0), default=1, show_default=True, help="Requests to each task."),
     click.option("--seed", default=0, show_default=True),
 )
+html_option = click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page."
+)
+strict_option = click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
+serve_argument = click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
 report_options = _options(
     click.option(
         "--slo", default="", metavar="LIMITS", help="Limits of goodput, as ttft=0.5,itl=0.1,e2e=3 (seconds)."
     ),
     json_option,
-    click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page."),
+    html_option,
 )
 comparison_options = _options(
     click.option("--quick", is_flag=True, help="One short round: a first look, no measurement."),
@@ -110,5 +115,23 @@ comparison_options = _options(
     click.option("--seed", default=0, show_default=True),
     data_dir_option,
     json_option,
-    click.argument("serve_options", nargs=-1, type=click.UNPROCESSED),
+    serve_argument,
+)
+storm_options = _options(
+    click.option("--minutes", type=click.FloatRange(0.05), default=5.0, show_default=True, help="On all bases."),
+    click.option("--tasks", type=click.IntRange(2, 99), default=32, show_default=True),
+    click.option("--clients", type=click.IntRange(1), default=32, show_default=True),
+    click.option("--slots", type=click.IntRange(1), default=8, show_default=True, help="Of each server."),
+    click.option(
+        "--base", "bases", multiple=True, help="A base; may be repeated.  [default: minilm, then smollm2]"
+    ),
+    click.option(
+        "--quick", is_flag=True, help="Some seconds with 12 tasks, 12 clients and 4 slots: a first look."
+    ),
+    click.option("--seed", default=0, show_default=True),
+    strict_option,
+    data_dir_option,
+    json_option,
+    html_option,
+    serve_argument,
 )

@@ -35,8 +35,12 @@ MAX_BARS = 64
 
 def render(report: Mapping[str, Any]) -> str:
     """The page of a report."""
-    title = escape(str(report["title"]))
-    body = "\n".join(_sections(report))
+    return whole_page(str(report["title"]), "\n".join(_sections(report)))
+
+
+def whole_page(title: str, body: str) -> str:
+    """A page of this title around what a report says."""
+    title = escape(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
@@ -71,7 +75,7 @@ def _totals(report: Mapping[str, Any]) -> str:
         rows.append((f"goodput within {limits}", f"{goodput['requests_per_s']:.2f}/s, {goodput['share']:.1%}"))
     rows.append(("Jain's index over tasks", "-" if report["jain"] is None else f"{report['jain']:.3f}"))
     rows.append(("elapsed", seconds(report["elapsed_s"])))
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _latency_table(told: Mapping[str, Any]) -> str:
@@ -80,7 +84,7 @@ def _latency_table(told: Mapping[str, Any]) -> str:
         (NAMES[name], f"{figures['count']:.0f}", *(seconds(figures[column]) for column in columns[1:]))
         for name, figures in told["latency_s"].items()
     ]
-    return _table(("", *columns), rows)
+    return table(("", *columns), rows)
 
 
 def _histograms(told: Mapping[str, Any]) -> str:
@@ -94,7 +98,7 @@ def _histograms(told: Mapping[str, Any]) -> str:
         for name, found in told["histograms"].items()
         if found
     ]
-    return _plots(*drawn)
+    return plots(*drawn)
 
 
 def _time_lines(report: Mapping[str, Any]) -> str:
@@ -105,7 +109,7 @@ def _time_lines(report: Mapping[str, Any]) -> str:
         for name, text in names.items()
         if any(line[name])
     ]
-    return _plots(
+    return plots(
         *drawn, draw_lines("end to end, by the time of the answer", line["edges_s"], line["total_s"], "s")
     )
 
@@ -122,7 +126,7 @@ def _bars(report: Mapping[str, Any]) -> str:
         if any(rate[name] for rate in rates.values())
     ]
     p95 = {task: told["total_s"]["p95"] for task, told in tasks.items() if told["total_s"]}
-    return _plots(*drawn, draw_bars("end to end, p95", p95, "s"))
+    return plots(*drawn, draw_bars("end to end, p95", p95, "s"))
 
 
 def _task_table(report: Mapping[str, Any]) -> str:
@@ -131,14 +135,16 @@ def _task_table(report: Mapping[str, Any]) -> str:
         total, requests = told["total_s"] or {}, told["requests"]
         counts = [f"{told['share']:.2%}", *(str(requests[name]) for name in ("right", "wrong", "failed", "lost"))]
         rows.append((task, *counts, *(seconds(total.get(at)) for at in ("p50", "p90", "p95", "p99"))))
-    return _table(("task", "share", "right", "wrong", "failed", "lost", "p50", "p90", "p95", "p99"), rows)
+    return table(("task", "share", "right", "wrong", "failed", "lost", "p50", "p90", "p95", "p99"), rows)
 
 
-def _plots(*drawn: str) -> str:
+def plots(*drawn: str) -> str:
+    """Figures side by side."""
     return f'<div class="plots">{"".join(drawn)}</div>'
 
 
-def _table(columns: tuple[str, ...], rows: list[Any]) -> str:
+def table(columns: tuple[str, ...], rows: list[Any]) -> str:
+    """Rows of text below the names of their columns."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

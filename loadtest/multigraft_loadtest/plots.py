@@ -91,6 +91,25 @@ def draw_bars(title: str, values: Mapping[str, float], unit: str) -> str:
     return _figure(f"{title} ({unit})", parts, TOP + BAR * len(values) + 8)
 
 
+def draw_marks(title: str, end: float, rows: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """What happened when: one row for each name, with a bar from each start to its end, in seconds up to `end`."""
+    inner = WIDTH - 150 - RIGHT
+    tall = TOP + BAR * len(rows)
+    parts = []
+    for tick in ticks(end):
+        x = 150 + inner * tick / end
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{tall}"/>')
+        parts.append(_text(x, tall + 16, time(tick) if tick else "0", "middle"))
+    for row, (name, spans) in enumerate(rows.items()):
+        y = TOP + row * BAR
+        parts.append(_text(142, y + 15, f"{name} ({len(spans)})", "end"))
+        for start, stop in spans:
+            x, long = 150 + inner * max(start, 0) / end, max(1.5, inner * (stop - max(start, 0)) / end)
+            place = f'x="{x:.1f}" y="{y + 4}" width="{long:.1f}" height="{BAR - 8}"'
+            parts.append(f'<rect class="bar" {place}>{_tip(f"{name}, {time(start)} to {time(stop)}")}</rect>')
+    return _figure(title, parts, tall + 24)
+
+
 def ticks(most: float, count: int = 5) -> list[float]:
     """Round numbers from 0 to at most `most`, about `count` of them."""
     if most <= 0:

@@ -60,22 +60,23 @@ def label_count(index: int) -> int:
     return 2 + index % 8
 
 
-def _normal(draw: np.random.Generator, *shape: int, scale: float) -> Any:
+def normal(draw: np.random.Generator, *shape: int, scale: float) -> Any:
+    """Numbers of mean 0 and this standard deviation, in fp32."""
     return (draw.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float32)
 
 
 def _head(shape: Shape, name: str, labels: int, draw: np.random.Generator) -> Arrays:
-    head = {f"{name}.weight": _normal(draw, labels, shape.hidden, scale=shape.hidden**-0.5)}
+    head = {f"{name}.weight": normal(draw, labels, shape.hidden, scale=shape.hidden**-0.5)}
     if shape.family == "encoder":
-        head[f"{name}.bias"] = _normal(draw, labels, scale=0.1)
+        head[f"{name}.bias"] = normal(draw, labels, scale=0.1)
     return head
 
 
 def _lora(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dict[str, Any], Arrays]:
     tensors = {}
     for path, outputs, inputs in shape.linears():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = _normal(draw, rank, inputs, scale=inputs**-0.5)
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = _normal(draw, outputs, rank, scale=0.01)
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = normal(draw, rank, inputs, scale=inputs**-0.5)
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = normal(draw, outputs, rank, scale=0.01)
     return {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": shape.all_linear}, tensors
 
 
@@ -85,9 +86,9 @@ def _ia3(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dict[str, 
     tensors = {}
     for path, outputs, inputs in shape.linears():
         if path.endswith(tuple(feedforward)):
-            tensors[f"{PREFIX}{path}.ia3_l"] = 1 + _normal(draw, 1, inputs, scale=0.05)
+            tensors[f"{PREFIX}{path}.ia3_l"] = 1 + normal(draw, 1, inputs, scale=0.05)
         elif path.endswith(tuple(attention)):
-            tensors[f"{PREFIX}{path}.ia3_l"] = 1 + _normal(draw, outputs, 1, scale=0.05)
+            tensors[f"{PREFIX}{path}.ia3_l"] = 1 + normal(draw, outputs, 1, scale=0.05)
     config = {"peft_type": "IA3", "target_modules": attention + feedforward, "feedforward_modules": feedforward}
     return config, tensors
 
@@ -100,10 +101,10 @@ def _bottleneck(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dic
         if path.endswith(tuple(targets)):
             size = max(1, features // BOTTLENECK_REDUCTION)
             at = f"{PREFIX}{path}.bottleneck"
-            tensors[f"{at}_down.weight"] = _normal(draw, size, features, scale=features**-0.5)
-            tensors[f"{at}_down.bias"] = _normal(draw, size, scale=0.01)
-            tensors[f"{at}_up.weight"] = _normal(draw, features, size, scale=0.01)
-            tensors[f"{at}_up.bias"] = _normal(draw, features, scale=0.01)
+            tensors[f"{at}_down.weight"] = normal(draw, size, features, scale=features**-0.5)
+            tensors[f"{at}_down.bias"] = normal(draw, size, scale=0.01)
+            tensors[f"{at}_up.weight"] = normal(draw, features, size, scale=0.01)
+            tensors[f"{at}_up.bias"] = normal(draw, features, scale=0.01)
     config = {
         "peft_type": "BOTTLENECK",
         "target_modules": targets,
@@ -117,12 +118,12 @@ def _bottleneck(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dic
 def _prefix(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dict[str, Any], Arrays]:
     width = shape.kv_heads * shape.head_size
     config = _virtual("PREFIX_TUNING", width, shape.kv_heads, shape.layers)
-    return config, {"prompt_embeddings": _normal(draw, VIRTUAL_TOKENS, shape.layers * 2 * width, scale=0.3)}
+    return config, {"prompt_embeddings": normal(draw, VIRTUAL_TOKENS, shape.layers * 2 * width, scale=0.3)}
 
 
 def _prompt(shape: Shape, rank: int, draw: np.random.Generator) -> tuple[dict[str, Any], Arrays]:
     config = _virtual("PROMPT_TUNING", shape.hidden, shape.heads, shape.layers)
-    return config, {"prompt_embeddings": _normal(draw, VIRTUAL_TOKENS, shape.hidden, scale=0.1)}
+    return config, {"prompt_embeddings": normal(draw, VIRTUAL_TOKENS, shape.hidden, scale=0.1)}
 
 
 def _virtual(peft_type: str, width: int, heads: int, layers: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from multigraft_loadtest.workload import Request
 
@@ -33,6 +33,11 @@ class Record:
     code: str = ""
     problem: str = ""
     adapter: str | None = None
+    version: str | None = None
+    headed_s: float = 0.0
+    """When the answer's head came: by then the version was chosen."""
+    outputs: list[Any] = field(default_factory=list)
+    """A whole answer's outputs, or a stream's pieces of text, if the client keeps them."""
 
     @property
     def total_s(self) -> float:

@@ -84,6 +84,13 @@ def serving(base: str, data_dir: Path, options: Sequence[str] = (), name: str = 
 
     It shares only the folder of unpacked bases with `data_dir`.
     """
+    with own_data(data_dir) as own, serving_on(own, base, options, name) as server:
+        yield server
+
+
+@contextmanager
+def own_data(data_dir: Path) -> Iterator[Path]:
+    """An empty data folder that is gone afterwards, with the unpacked bases of `data_dir`."""
     bases = data_dir / "bases"
     try:
         bases.mkdir(parents=True, exist_ok=True)
@@ -93,9 +100,15 @@ def serving(base: str, data_dir: Path, options: Sequence[str] = (), name: str = 
         own = Path(folder, "data")
         own.mkdir()
         (own / "bases").symlink_to(bases.resolve(), target_is_directory=True)
-        command = [*MULTIGRAFT, "serve", "--base", base, "--data-dir", str(own), "--port", "0", *options]
-        with running(name, command, Path(folder, "log")) as child:
-            yield Server(child.wait_for_url("multigraft serves ", START_SECONDS), child=child)
+        yield own
+
+
+@contextmanager
+def serving_on(own: Path, base: str, options: Sequence[str] = (), name: str = "multigraft") -> Iterator[Server]:
+    """A server on a data folder of `own_data`, where others may be. `name` tells it from them."""
+    command = [*MULTIGRAFT, "serve", "--base", base, "--data-dir", str(own), "--port", "0", *options]
+    with running(name, command, own.parent / f"{name}.log") as child:
+        yield Server(child.wait_for_url("multigraft serves ", START_SECONDS), child=child)
 
 
 def _production(task: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any, TypeVar
 
 from multigraft_loadtest.problems import CannotStartError
 from multigraft_loadtest.words import WORDS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +49,35 @@ def random_texts(lengths: Lengths, seed: int) -> Iterator[str]:
         yield " ".join([first, *draw.choices(WORDS, k=lengths.draw(draw) - 1)])
 
 
-def read_texts(file: Path) -> list[str]:
-    """The texts of a JSONL file: each line a string, or an object with `prompt` or `text`.
+def read_lines(file: Path, parse: Callable[[Any, str], T]) -> list[T]:
+    """What `parse` makes of each line of a JSONL file and of where the line is; blank lines count for nothing.
 
-    Raises CannotStartError.
+    Raises CannotStartError for a file that cannot be read, a line that is no JSON, or no line at all.
     """
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CannotStartError(f"{file} cannot be read: {error}") from error
-    texts = [_text(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not texts:
-        raise CannotStartError(f"{file} holds no texts")
-    return texts
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{file}:{number}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise CannotStartError(f"{where}: no JSON: {error}") from error
+            found.append(parse(value, where))
+    if not found:
+        raise CannotStartError(f"{file} is empty")
+    return found
+
+
+def read_texts(file: Path) -> list[str]:
+    """The texts of a JSONL file: each line a string, or an object with `prompt` or `text`.
+
+    Raises CannotStartError.
+    """
+    return read_lines(file, _text)
 
 
 def in_turn(texts: Sequence[str], seed: int) -> Iterator[str]:
@@ -68,11 +87,7 @@ def in_turn(texts: Sequence[str], seed: int) -> Iterator[str]:
     return cycle(order)
 
 
-def _text(line: str, where: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise CannotStartError(f"{where}: no JSON: {error}") from error
+def _text(value: Any, where: str) -> str:
     if isinstance(value, dict):
         value = value.get("prompt", value.get("text"))
     if not isinstance(value, str) or not value:

@@ -20,7 +20,9 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `task` is None for the bare base; `offset_s` is its time in an open loop."""
+    """One request. `task` is None for the bare base; `offset_s` is its time in an open loop; `sticky` is the key
+    by which a split alias keeps its version.
+    """
 
     index: int
     kind: Kind
@@ -28,6 +30,7 @@ class Request:
     texts: tuple[str, ...]
     max_tokens: int = 0
     offset_s: float | None = None
+    sticky: str | None = None
 
     @property
     def label(self) -> str:
