@@ -22,8 +22,10 @@ from multigraft_adapters.store import Store
 from multigraft_server.answers import Engine
 from multigraft_server.api import (
     adapters,
+    aliases,
     embeddings,
     engine_state,
+    events,
     health,
     models,
     openai_chat,
@@ -36,6 +38,7 @@ from multigraft_server.api.middleware import GuardBody, RequestContext
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
 from multigraft_server.detokenise import Vocabulary
+from multigraft_server.following import Follower
 from multigraft_server.gauges import StateCollector
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
@@ -53,7 +56,9 @@ ROUTERS = (
     embeddings.router,
     models.router,
     adapters.router,
+    aliases.router,
     tasks.router,
+    events.router,
     engine_state.router,
     health.router,
 )
@@ -157,10 +162,13 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
+    follower = Follower(parts.registry)
     parts.engine.start()
+    follower.start()
     try:
         yield
     finally:
+        await asyncio.to_thread(follower.stop)
         await asyncio.to_thread(parts.engine.stop)
         for threads in (parts.tokeniser, parts.images, parts.uploads):
             if threads is not None:

@@ -30,7 +30,7 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     data_dir = check_data_dir(settings.data_dir)
     base = _load_base(settings)
     store = open_store(data_dir, settings.store_url, timeout_s=settings.store_timeout_seconds)
-    registry = Registry.open(data_dir, base.spec.name)
+    registry = Registry.open(settings.registry_url or data_dir, base.spec.name)
     metrics = _make_metrics(settings)
 
     def fetch(digest: str) -> VerifiedAdapter:

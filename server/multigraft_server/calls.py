@@ -48,12 +48,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a caller asks of the scheduling. Lower priorities go first; None: the server's own timeout; only
-    requests of one salt share cached prefixes."""
+    """What a caller asks of the routing and the scheduling. Lower priorities go first; None: the server's own
+    timeout; only requests of one salt share cached prefixes; those of one sticky key get one version of a split.
+    """
 
     priority: int = 0
     timeout_seconds: float | None = None
     cache_salt: str = ""
+    sticky: str | None = None
 
 
 class Call:

@@ -11,7 +11,7 @@ import click
 
 from multigraft_adapters.processor import share_cores
 from multigraft_server.serving import bind, run, url_of
-from multigraft_server.settings import API_KEY_VARIABLE, ServerSettings, load_settings
+from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
 
 
 def _default(name: str) -> str:
@@ -26,6 +26,14 @@ def _default(name: str) -> str:
     help=f"Where bases, adapters and the registry are kept. {_default('data_dir')}",
 )
 @click.option("--store", "store_url", metavar="URL", help="Where adapters are kept instead: s3://bucket/prefix.")
+@click.option(
+    "--registry",
+    "registry_url",
+    metavar="URL",
+    envvar=REGISTRY_VARIABLE,
+    show_envvar=True,
+    help="PostgreSQL database that several servers share; without it a file in the data folder.",
+)
 @click.option("--host", help=f"Address to listen on; beyond loopback a key is needed. {_default('host')}")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"0 takes a free one. {_default('port')}")
 @click.option("--device", help=f"auto, cpu, cuda or cuda:N. {_default('device')}")

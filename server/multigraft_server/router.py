@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
 from multigraft_adapters.methods import virtual_tokens
-from multigraft_adapters.registry import Registry, parse_reference
+from multigraft_adapters.registry import Registry, Routed, Version, parse_reference, point_of
 from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
@@ -41,13 +42,14 @@ class Router:
     async def open(self, ref: str, terms: Terms = DEFAULT_TERMS) -> Call:
         """Resolve the reference and take a lease; the caller closes the call.
 
-        The deadline is the server's, or the caller's where that is earlier.
+        Of a split, a sticky key always gets the same version; without one each request is drawn. The deadline is
+        the server's, or the caller's where that is earlier.
 
         Raises TaskNotFoundError, VersionNotFoundError or InvalidRequestError, counted as `__unknown__`.
         """
         arrival = time.monotonic()
         try:
-            target = await self._tokeniser.run(lambda: self.resolve(ref))
+            target = await self._draw(ref, terms.sticky)
         except MultigraftError as error:
             self._metrics.request(UNKNOWN, outcome_of(error), time.monotonic() - arrival)
             raise
@@ -56,11 +58,20 @@ class Router:
         return Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
 
     def resolve(self, ref: str) -> Target:
-        """Who answers the reference now. Reads the registry; raises as `open`."""
+        """Who answers the reference now, most often where it is split. Reads the registry; raises as `open`."""
         if parse_reference(ref, self.spec.name).task is None:
             return Target(ref, self.spec.name, None)
         version = self._registry.resolve(ref)
         return Target(ref, version.task, version)
+
+    async def _draw(self, ref: str, sticky: str | None) -> Target:
+        task, selector = parse_reference(ref, self.spec.name)
+        if task is None:
+            return Target(ref, self.spec.name, None)
+        routed = self._registry.kept(task, selector)
+        if routed is None:
+            routed = await self._tokeniser.run(lambda: self._registry.look_up(task, selector))
+        return Target(ref, task, _pick(routed, task, sticky))
 
     def check_type(self, target: Target, wanted: str, route: str) -> None:
         """Raises TaskTypeMismatchError unless the target is of the wanted task type.
@@ -120,3 +131,9 @@ class Router:
     def _room(self, target: Target) -> int:
         """The base's context, less what the adapter's virtual tokens take of it."""
         return self._max_length - (virtual_tokens(target.version.manifest) if target.version else 0)
+
+
+def _pick(routed: Routed, task: str, sticky: str | None) -> Version:
+    if not routed.is_split:
+        return routed.heaviest
+    return routed.pick(point_of(task, sticky) if sticky else random.random())

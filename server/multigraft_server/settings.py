@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from multigraft_adapters.errors import BindError, SetupError
 
 API_KEY_VARIABLE = "MULTIGRAFT_API_KEY"
-"""The only environment variable that the server reads."""
+REGISTRY_VARIABLE = "MULTIGRAFT_REGISTRY"
+"""The only environment variables that the server reads: they keep secrets out of the process list."""
 
 MiB = 1024 * 1024
 MAX_IMAGE_PIXELS = 89_478_485
@@ -39,6 +40,10 @@ class ServerSettings(BaseModel):
         str | None, Field(description="where adapters are kept in place of the data folder: s3://bucket/prefix")
     ] = None
     store_timeout_seconds: Annotated[Seconds, Field(description="longest silence of an object store")] = 30.0
+    registry_url: Annotated[
+        str | None,
+        Field(repr=False, description="PostgreSQL database of the registry, else a file in the data folder"),
+    ] = None
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8100
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
@@ -139,5 +144,5 @@ def _problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    shown = "" if name == "api_key" else f" (got {problem['input']!r})"
+    shown = "" if name in ("api_key", "registry_url") else f" (got {problem['input']!r})"
     return f"{name}: {problem['msg']}{shown}"

@@ -1,4 +1,4 @@
-"""A registry in a fresh data folder, and one in a fresh database of PostgreSQL's."""
+"""A registry in a fresh data folder, and one in a fresh schema of PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         return tmp_path / "data"
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
+    return server.new_place()
 
 
 @pytest.fixture

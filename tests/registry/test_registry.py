@@ -113,6 +113,19 @@ def test_a_number_that_no_version_has_is_not_found(registry: Registry, number: i
         registry.set_alias("topic", "production", number)
 
 
+@pytest.mark.parametrize("odd", ["a\0b", "\ud800", "", "A", "x" * 5000])
+def test_a_text_that_is_no_name_is_not_found(registry: Registry, odd: str) -> None:
+    fill(registry, "topic", 1)
+    for name, alias in ((odd, "production"), ("topic", odd)):
+        for call in (registry.look_up, registry.rollback, registry.alias, registry.remove_alias):
+            with pytest.raises((TaskNotFoundError, VersionNotFoundError)):
+                call(name, alias)
+    for change in (registry.retire, registry.version):
+        with pytest.raises(TaskNotFoundError):
+            change(odd, 1)
+    assert registry.events(odd) == []
+
+
 def test_the_base_is_not_a_task(registry: Registry) -> None:
     with pytest.raises(TaskNotFoundError, match="is the base"):
         registry.resolve("smollm2")

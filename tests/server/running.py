@@ -145,8 +145,8 @@ def serving(
     **settings: Any,
 ) -> Iterator[Served]:
     """A server over a base, on the real engine; each of its steps may be followed by a pause."""
-    registry = Registry.open(data_dir, base.spec.name)
     told = ServerSettings(data_dir=data_dir, **settings)
+    registry = Registry.open(told.registry_url or data_dir, base.spec.name, wait_seconds=2.0)
     store = open_store(data_dir, told.store_url, timeout_s=told.store_timeout_seconds)
     metrics = SlowSteps(pause_seconds, settings.get("max_task_labels", 100))
 

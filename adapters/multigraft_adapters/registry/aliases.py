@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from multigraft_adapters.errors import ConflictError
+from multigraft_adapters.registry.names import is_name
 from multigraft_adapters.registry.splits import Weights, heaviest, restored, spelled, stored
 from multigraft_adapters.registry.tables import AliasChangeRow, AliasRow, VersionRow
 
@@ -18,7 +19,7 @@ MAX_HISTORY = 100
 
 def present(session: Session, task: str, alias: str) -> AliasRow | None:
     """The alias' row unless it was removed."""
-    row = session.get(AliasRow, (task, alias))
+    row = session.get(AliasRow, (task, alias)) if is_name(task) and is_name(alias) else None
     return None if row is None or row.removed_at is not None else row
 
 

@@ -29,6 +29,11 @@ class Reference(NamedTuple):
     selector: int | str
 
 
+def is_name(text: str) -> bool:
+    """Whether a task or an alias can be called so; what cannot never reaches the database."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_task_name(name: str, base_name: str) -> None:
     """Raises InvalidRequestError (param `task`) unless `name` can name a task beside this base."""
     if not _NAME.fullmatch(name):

@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from multigraft_adapters.errors import VersionNotFoundError
 from multigraft_adapters.manifest import Manifest
 from multigraft_adapters.registry import aliases
-from multigraft_adapters.registry.names import unknown_selector, unknown_task
+from multigraft_adapters.registry.names import is_name, unknown_selector, unknown_task
 from multigraft_adapters.registry.records import Alias, AliasState, Event, Routed, Task, Version
 from multigraft_adapters.registry.splits import Weights
 from multigraft_adapters.registry.tables import AliasChangeRow, AliasRow, EventRow, TagRow, TaskRow, VersionRow
@@ -22,7 +22,7 @@ _MAX_INTEGER = 2**63 - 1
 
 def task_row(session: Session, name: str) -> TaskRow:
     """The task's row; raises TaskNotFoundError."""
-    row = session.get(TaskRow, name)
+    row = session.get(TaskRow, name) if is_name(name) else None
     if row is None:
         raise unknown_task(name, session.scalars(select(TaskRow.name)))
     return row
@@ -30,7 +30,7 @@ def task_row(session: Session, name: str) -> TaskRow:
 
 def version_row(session: Session, task: str, number: int) -> VersionRow:
     """The version's row; raises TaskNotFoundError or VersionNotFoundError."""
-    row = session.get(VersionRow, (task, number)) if 0 < number <= _MAX_INTEGER else None
+    row = session.get(VersionRow, (task, number)) if is_name(task) and 0 < number <= _MAX_INTEGER else None
     if row is None:
         raise _unknown(session, task, number)
     return row
@@ -51,6 +51,8 @@ def routed(session: Session, task: str, selector: int | str) -> Routed:
         if row.retired_at is not None:
             raise retired(row)
         return Routed(((version(row), 1.0),))
+    if not (is_name(task) and is_name(selector)):
+        raise _unknown(session, task, selector)
     onto = (AliasRow.task == VersionRow.task) & (AliasRow.version == VersionRow.number)
     query = select(VersionRow, AliasRow).join(AliasRow, onto)
     found = session.execute(query.filter(AliasRow.task == task, AliasRow.name == selector)).first()

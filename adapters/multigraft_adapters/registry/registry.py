@@ -19,6 +19,7 @@ from multigraft_adapters.registry.names import (
     check_alias_name,
     check_tag,
     check_task_name,
+    is_name,
     parse_reference,
 )
 from multigraft_adapters.registry.records import Alias, AliasState, Event, Registrable, Routed, Task, Version
@@ -245,6 +246,8 @@ class Registry:
     def events(self, task: str | None = None, limit: int = 100, before: int | None = None) -> list[Event]:
         """The latest changes, newest first, of one task or of all; with `before`, those of smaller ids."""
         wanted: list[ColumnElement[bool]] = []
+        if task is not None and not is_name(task):
+            return []
         if task is not None:
             wanted.append(EventRow.task == task)
         if before is not None:

@@ -61,7 +61,7 @@ def spelled(weights: Weights) -> str:
 
 def point_of(task: str, key: str) -> float:
     """Where in [0, 1) a caller's key falls: the same in every process and at all times, another in each task."""
-    digest = hashlib.sha256(f"{task}\0{key}".encode()).digest()
+    digest = hashlib.sha256(f"{task}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 

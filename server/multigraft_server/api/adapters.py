@@ -1,36 +1,30 @@
-"""Managing versions: upload, aliases, rollback."""
+"""Uploading adapters as versions of tasks."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections import Counter
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.declaration import PART, TaskDeclaration, parse_declaration
-from multigraft_adapters.errors import InvalidAdapterError, InvalidRequestError, StoreUnavailableError
-from multigraft_adapters.registry import Alias, Version, check_alias_name, check_task_name
+from multigraft_adapters.errors import InvalidAdapterError, StoreUnavailableError
+from multigraft_adapters.registry import Version, check_alias_name, check_task_name
 from multigraft_adapters.verify import verify
-from multigraft_server.api.context import PartsDep
-from multigraft_server.api.schemas import AliasBody, RollbackBody
+from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.parts import Parts
 
 MAX_PARTS = 32
 MAX_FIELD_BYTES = 1024 * 1024
-ACTOR = "http"
-"""Who the registry's events name; there is one key, so there is one actor."""
 
 router = APIRouter()
 
-_REVISION = re.compile(r'(?:W/)?"?([0-9]{1,18})"?')
-
 
 @router.post("/v1/tasks/{task}/versions")
-async def upload(task: str, request: Request, parts: PartsDep, alias: str | None = None) -> Response:
+async def upload(
+    task: str, request: Request, parts: PartsDep, actor: ActorDep, alias: str | None = None
+) -> Response:
     """Verify an adapter and make it the task's next version; the same content again is the version it was.
 
     Nothing of a refused adapter is kept.
@@ -40,52 +34,9 @@ async def upload(task: str, request: Request, parts: PartsDep, alias: str | None
         check_alias_name(alias)
     with parts.uploads.admitted():
         files, declaration = await _read_upload(request)
-        version, is_new = await parts.uploads.run(lambda: _publish(parts, task, alias, files, declaration))
+        version, is_new = await parts.uploads.run(lambda: _publish(parts, task, alias, files, declaration, actor))
     answer = {"task": version.task, "version": version.number, "digest": version.digest}
     return JSONResponse(answer, 201 if is_new else 200)
-
-
-@router.put("/v1/tasks/{task}/aliases/{alias}")
-async def set_alias(
-    task: str,
-    alias: str,
-    body: AliasBody,
-    parts: PartsDep,
-    if_match: Annotated[str | None, Header()] = None,
-) -> Response:
-    """Point an alias at a version. With `If-Match`, only if the alias is still at that revision."""
-    assert body.version is not None  # AliasBody sees to it
-    revision = _read_revision(if_match)
-    moved = await asyncio.to_thread(
-        parts.registry.set_alias, task, alias, body.version, if_match=revision, actor=ACTOR
-    )
-    return _alias_answer(moved)
-
-
-@router.post("/v1/tasks/{task}/rollback")
-async def rollback(task: str, parts: PartsDep, body: RollbackBody | None = None) -> Response:
-    """Take an alias (production by default) back to its state before its last change."""
-    alias = (body or RollbackBody()).alias
-    return _alias_answer(await asyncio.to_thread(parts.registry.rollback, task, alias, actor=ACTOR))
-
-
-def alias_json(alias: Alias) -> dict[str, Any]:
-    """An alias as our answers show it; its revision is also its ETag."""
-    return {"name": alias.name, "version": alias.version, "revision": alias.revision}
-
-
-def _alias_answer(alias: Alias) -> Response:
-    answer = {"task": alias.task, "alias": alias.name, "version": alias.version, "revision": alias.revision}
-    return JSONResponse(answer, headers={"etag": f'"{alias.revision}"'})
-
-
-def _read_revision(if_match: str | None) -> int | None:
-    if if_match is None or if_match.strip() == "*":
-        return None
-    found = _REVISION.fullmatch(if_match.strip())
-    if found is None:
-        raise InvalidRequestError('If-Match must be an alias\' ETag, such as "3"', param="if-match")
-    return int(found[1])
 
 
 async def _read_upload(request: Request) -> tuple[dict[str, bytes], TaskDeclaration | None]:
@@ -125,7 +76,8 @@ def _publish(
     alias: str | None,
     files: dict[str, bytes],
     declaration: TaskDeclaration | None,
+    actor: str,
 ) -> tuple[Version, bool]:
     adapter = verify(files, parts.spec, declaration=declaration)
     parts.store.put(adapter.digest, adapter.files)
-    return parts.registry.add_version(task, adapter, alias=alias, actor=ACTOR)
+    return parts.registry.add_version(task, adapter, alias=alias, actor=actor)

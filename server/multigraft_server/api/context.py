@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import BASE_DIGEST
 from multigraft_server.parts import Parts
 
 STEP_ADAPTERS = "x-multigraft-step-adapters"
+ACTOR = "http"
+"""Who the registry's events name where a caller does not say: there is one key, so nothing else is known."""
 
 
 async def _parts(request: Request) -> Parts:
@@ -21,6 +23,18 @@ async def _parts(request: Request) -> Parts:
 
 # A dependency that is no coroutine would be called in a thread, for the price of everything else in a request.
 PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+async def _actor(
+    x_multigraft_actor: Annotated[
+        str | None, Header(pattern=r"^[ -~]{1,128}$", description="who the registry's events name")
+    ] = None,
+) -> str:
+    return x_multigraft_actor or ACTOR
+
+
+ActorDep = Annotated[str, Depends(_actor)]
+"""Who changes something, as the caller says in `x-multigraft-actor`."""
 
 
 def answer_headers(call: Call) -> dict[str, str]:

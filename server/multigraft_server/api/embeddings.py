@@ -13,7 +13,7 @@ from multigraft_server.api.context import PartsDep, whole_answer_headers
 from multigraft_server.api.disconnect import unless_disconnected
 from multigraft_server.api.openai_inputs import read_sequences
 from multigraft_server.api.openai_schemas import EmbeddingBody
-from multigraft_server.api.terms import TimeoutDep
+from multigraft_server.api.terms import AskingDep
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import PoolingParams
 from multigraft_server.parts import Parts
@@ -23,9 +23,9 @@ router = APIRouter()
 
 
 @router.post("/v1/embeddings")
-async def embed(body: EmbeddingBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
+async def embed(body: EmbeddingBody, request: Request, asking: AskingDep, parts: PartsDep) -> Response:
     """Embed one text or several. `dimensions` cuts the vectors and gives them unit length again."""
-    call = await parts.router.open(body.model, body.terms(timeout))
+    call = await parts.router.open(body.model, body.terms(asking))
     with call:
         answer = await unless_disconnected(request.receive, _embed(parts, call, body))
         return JSONResponse(answer, headers=whole_answer_headers(call))

@@ -14,7 +14,7 @@ from multigraft_server.api.context import PartsDep
 from multigraft_server.api.openai_answers import Generation, new_head, respond, token_logprob
 from multigraft_server.api.openai_schemas import ChatBody
 from multigraft_server.api.sse import DONE, HOLE, EventTemplate, event
-from multigraft_server.api.terms import TimeoutDep
+from multigraft_server.api.terms import AskingDep
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
 
@@ -22,13 +22,13 @@ router = APIRouter()
 
 
 @router.post("/v1/chat/completions")
-async def chat(body: ChatBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
+async def chat(body: ChatBody, request: Request, asking: AskingDep, parts: PartsDep) -> Response:
     """Continue a chat by a text-generation task or by the base, in the base's chat template.
 
     An answer that names no limit has as many tokens as the context leaves, at most the setting
     `default_chat_tokens`. A task's own prompt is the system message of a chat that has none.
     """
-    call = await parts.router.open(body.model, body.terms(timeout))
+    call = await parts.router.open(body.model, body.terms(asking))
     return await respond(request, call, _submit(parts, call, body), stream=bool(body.stream))
 
 

@@ -15,7 +15,7 @@ from multigraft_server.api.openai_answers import Generation, new_head, respond
 from multigraft_server.api.openai_inputs import read_sequences
 from multigraft_server.api.openai_schemas import CompletionBody
 from multigraft_server.api.sse import DONE, HOLE, EventTemplate, event
-from multigraft_server.api.terms import TimeoutDep
+from multigraft_server.api.terms import AskingDep
 from multigraft_server.calls import Call
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.parts import Parts
@@ -27,9 +27,9 @@ router = APIRouter()
 
 
 @router.post("/v1/completions")
-async def complete(body: CompletionBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
+async def complete(body: CompletionBody, request: Request, asking: AskingDep, parts: PartsDep) -> Response:
     """Continue one prompt or several, given as text or as tokens, by a text-generation task or by the base."""
-    call = await parts.router.open(body.model, body.terms(timeout))
+    call = await parts.router.open(body.model, body.terms(asking))
     return await respond(request, call, _submit(parts, call, body), stream=bool(body.stream))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from multigraft_adapters.errors import InvalidRequestError
-from multigraft_server.api.terms import TermsBody
+from multigraft_server.api.terms import Asking, TermsBody
+from multigraft_server.calls import Terms
 from multigraft_server.engine.requests import SamplingParams
 
 MAX_LOGPROBS = 20
@@ -69,11 +71,16 @@ TextOrTokens = Annotated[str | TokenIds | list[str] | list[TokenIds], BeforeVali
 
 
 class OpenAIBody(TermsBody):
-    """A body of OpenAI's: fields that we do not know are ignored."""
+    """A body of OpenAI's: fields that we do not know are ignored. `user` stands in for `x-multigraft-sticky`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str
+    user: str | None = None
+
+    def terms(self, asking: Asking) -> Terms:
+        """All that was asked for."""
+        return super().terms(replace(asking, sticky=asking.sticky or self.user))
 
     def refuse_unsupported(self) -> None:
         """Raises InvalidRequestError for a field that would change the answer's meaning, and cannot be served."""

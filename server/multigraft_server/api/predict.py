@@ -19,7 +19,7 @@ from multigraft_server.api.disconnect import unless_disconnected
 from multigraft_server.api.problems import NOT_AN_OBJECT, error_body
 from multigraft_server.api.schemas import IMAGE_AS_BODY, RAW, Entry, ManyBody, PredictBody, Predicted
 from multigraft_server.api.sse import EventStream, event, open_stream
-from multigraft_server.api.terms import TermsBody, TimeoutDep
+from multigraft_server.api.terms import Asking, AskingDep, TermsBody
 from multigraft_server.calls import Call, Target
 from multigraft_server.parts import Parts
 from multigraft_server.predictions import Prepared, predictor_of
@@ -31,10 +31,10 @@ router = APIRouter()
 
 
 @router.post("/v1/tasks/{ref:path}/predict", openapi_extra=IMAGE_AS_BODY)
-async def predict(ref: str, sent: Predicted, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
+async def predict(ref: str, sent: Predicted, request: Request, asking: AskingDep, parts: PartsDep) -> Response:
     """Answer one input, or a list of them, by one task; text generation may stream."""
     asks = sent if isinstance(sent, PredictBody) else TermsBody()
-    call = await parts.router.open(ref, asks.terms(timeout))
+    call = await parts.router.open(ref, asks.terms(asking))
     with call.closed_on_error():
         body = sent if isinstance(sent, PredictBody) else _of_image(call.target, sent, request)
     if body.stream:
@@ -45,7 +45,7 @@ async def predict(ref: str, sent: Predicted, request: Request, timeout: TimeoutD
 
 
 @router.post("/v1/predict")
-async def predict_many(body: ManyBody, request: Request, timeout: TimeoutDep, parts: PartsDep) -> Response:
+async def predict_many(body: ManyBody, request: Request, asking: AskingDep, parts: PartsDep) -> Response:
     """Answer one input by many tasks, or many predictions, in one go; each has its own output or error."""
     entries = body.entries()
     if len(entries) > parts.settings.max_entries:
@@ -53,7 +53,7 @@ async def predict_many(body: ManyBody, request: Request, timeout: TimeoutDep, pa
             f"{len(entries)} predictions were asked for, at most {parts.settings.max_entries} are taken",
             param="requests" if body.requests else "tasks",
         )
-    asked = [_Asked(entry, timeout) for entry in entries]
+    asked = [_Asked(entry, asking) for entry in entries]
     results = await unless_disconnected(request.receive, _predict_all(parts.remembering(), asked))
     widest = max(one.call.step_adapters if one.call else 1 for one in asked)
     return JSONResponse({"results": results}, headers={STEP_ADAPTERS: str(widest)})
@@ -115,7 +115,7 @@ class _Asked:
     """One entry on its way: asked, prepared, submitted, answered, or failed at any of these."""
 
     entry: Entry
-    timeout: float | None
+    asking: Asking
     call: Call | None = None
     prepared: Prepared | None = None
     answers: Sequence[Answer] = field(default=())
@@ -124,7 +124,7 @@ class _Asked:
     async def prepare(self, parts: Parts, calls: ExitStack) -> None:
         """Route, check and tokenise."""
         try:
-            terms = self.entry.terms(self.timeout)
+            terms = self.entry.terms(self.asking)
             self.call = calls.enter_context(await parts.router.open(self.entry.task, terms))
             predictor = predictor_of(self.call.target)
             parameters = self.entry.parameters or {}

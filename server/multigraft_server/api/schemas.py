@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from multigraft_adapters.errors import InvalidRequestError
@@ -82,22 +82,34 @@ class ManyBody(Body, TermsBody):
         return [Entry(task=task, **shared) for task in self.tasks]
 
 
+VersionNumber = Annotated[int, Field(ge=1)]
+WrittenNumber = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
+
+
 class AliasBody(Body):
-    """Where an alias is to point. `weights`, a split, is not served yet."""
+    """Where an alias is to point: at a version, or split over several by weights that add up to 1."""
 
-    version: Annotated[int, Field(ge=1)] | None = None
-    weights: Any = None
-
-    @field_validator("weights")
-    @classmethod
-    def _refuse_weights(cls, weights: Any) -> None:
-        raise ValueError('an alias cannot be split by weights yet: give {"version": n}')
+    version: VersionNumber | None = None
+    weights: Annotated[dict[WrittenNumber, float], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _names_a_version(self) -> Self:
-        if self.version is None:
-            raise ValueError('give {"version": n}')
+    def _names_one(self) -> Self:
+        if (self.version is None) == (self.weights is None):
+            raise ValueError('give {"version": n} or {"weights": {"n": share, ...}}')
         return self
+
+    @property
+    def target(self) -> int | dict[int, float]:
+        """The version, or the weights by version."""
+        if self.version is not None:
+            return self.version
+        return {int(number): weight for number, weight in (self.weights or {}).items()}
+
+
+class TagBody(Body):
+    """A tag's value."""
+
+    value: str
 
 
 class RollbackBody(Body):

@@ -1,34 +1,34 @@
-"""What exists: tasks, their versions and aliases, where each adapter is resident, what it measured."""
+"""What exists: tasks, versions, aliases, where adapters are resident, what they measured; retiring and tags."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.registry import Task, Version
-from multigraft_server.api.adapters import alias_json
-from multigraft_server.api.context import PartsDep
-from multigraft_server.engine.requests import EngineSnapshot
+from multigraft_server.api.aliases import alias_json
+from multigraft_server.api.context import ActorDep, PartsDep
+from multigraft_server.api.schemas import TagBody
 from multigraft_server.parts import Parts
 
 router = APIRouter()
 
 
 @router.get("/v1/tasks")
-async def list_tasks(parts: PartsDep) -> dict[str, Any]:
+async def list_tasks(parts: PartsDep) -> Response:
     """Every task, by name."""
-    tasks = await asyncio.to_thread(parts.registry.tasks)
-    state = parts.engine.snapshot()
-    return {"tasks": [_task_json(parts, task, state) for task in tasks]}
+    return await asyncio.to_thread(_listing, parts)
 
 
 @router.get("/v1/tasks/{task}")
 async def get_task(task: str, parts: PartsDep) -> dict[str, Any]:
     """One task."""
     found = await asyncio.to_thread(parts.registry.task, task)
-    return _task_json(parts, found, parts.engine.snapshot())
+    return _Shown.now(parts).task(found)
 
 
 @router.get("/v1/tasks/{task}/versions/{number:int}")
@@ -36,33 +36,75 @@ async def get_version(task: str, number: int, parts: PartsDep) -> dict[str, Any]
     """One version with its whole manifest, samples left out."""
     version = await asyncio.to_thread(parts.registry.version, task, number)
     manifest = version.manifest.model_dump(mode="json", exclude_none=True, exclude={"samples"})
-    return {"task": task, **_version_json(parts, version, parts.engine.snapshot()), "manifest": manifest}
+    return {"task": task, **_Shown.now(parts).version(version), "manifest": manifest}
 
 
-def _task_json(parts: Parts, task: Task, state: EngineSnapshot) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "created_at": task.created_at.isoformat(),
-        "versions": [_version_json(parts, version, state) for version in task.versions],
-        "aliases": [alias_json(alias) for alias in task.aliases],
-    }
+@router.delete("/v1/tasks/{task}/versions/{number:int}")
+async def retire(task: str, number: int, parts: PartsDep, actor: ActorDep) -> dict[str, Any]:
+    """Serve a version no longer, unless an alias points to it."""
+    version = await asyncio.to_thread(parts.registry.retire, task, number, actor=actor)
+    return {"task": task, **_Shown.now(parts).version(version)}
 
 
-def _version_json(parts: Parts, version: Version, state: EngineSnapshot) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "digest": version.digest,
-        "task_type": version.task_type,
-        "method": version.manifest.method.name,
-        "created_at": version.created_at.isoformat(),
-        "tier": tier_of(version.digest, state),
-        "leases": parts.leases.count(version.task, version.number),
-        "metrics": version.manifest.metrics,
-    }
+@router.put("/v1/tasks/{task}/versions/{number:int}/tags/{tag}")
+async def set_tag(
+    task: str, number: int, tag: str, body: TagBody, parts: PartsDep, actor: ActorDep
+) -> dict[str, Any]:
+    """Give a version a tag."""
+    version = await asyncio.to_thread(parts.registry.set_tag, task, number, tag, body.value, actor=actor)
+    return {"task": task, "version": number, "tags": dict(version.tags)}
 
 
-def tier_of(digest: str, state: EngineSnapshot) -> str:
-    """The nearest place where an adapter is resident: `device`, `host` or `store`."""
-    if digest in state.slots.values():
-        return "device"
-    return "host" if digest in state.host_digests else "store"
+@router.delete("/v1/tasks/{task}/versions/{number:int}/tags/{tag}")
+async def remove_tag(task: str, number: int, tag: str, parts: PartsDep, actor: ActorDep) -> dict[str, Any]:
+    """Take a tag from a version."""
+    version = await asyncio.to_thread(parts.registry.set_tag, task, number, tag, None, actor=actor)
+    return {"task": task, "version": number, "tags": dict(version.tags)}
+
+
+def _listing(parts: Parts) -> Response:
+    shown = _Shown.now(parts)
+    # Written at once: the framework would walk through all of it, which takes longer than everything else.
+    return JSONResponse({"tasks": [shown.task(task) for task in parts.registry.tasks()]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Tasks and versions as our answers show them, at one state of the engine."""
+
+    parts: Parts
+    device: frozenset[str]
+    host: frozenset[str]
+
+    @classmethod
+    def now(cls, parts: Parts) -> _Shown:
+        state = parts.engine.snapshot()
+        return cls(parts, frozenset(state.slots.values()), frozenset(state.host_digests))
+
+    def task(self, task: Task) -> dict[str, Any]:
+        return {
+            "name": task.name,
+            "created_at": task.created_at.isoformat(),
+            "versions": [self.version(version) for version in task.versions],
+            "aliases": [alias_json(alias) for alias in task.aliases],
+        }
+
+    def version(self, version: Version) -> dict[str, Any]:
+        return {
+            "version": version.number,
+            "digest": version.digest,
+            "task_type": version.task_type,
+            "method": version.manifest.method.name,
+            "created_at": version.created_at.isoformat(),
+            "retired_at": version.retired_at.isoformat() if version.retired_at else None,
+            "tier": self.tier(version.digest),
+            "leases": self.parts.leases.count(version.task, version.number),
+            "tags": dict(version.tags),
+            "metrics": version.manifest.metrics,
+        }
+
+    def tier(self, digest: str) -> str:
+        """The nearest place where an adapter is resident: `device`, `host` or `store`."""
+        if digest in self.device:
+            return "device"
+        return "host" if digest in self.host else "store"

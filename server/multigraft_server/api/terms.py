@@ -1,7 +1,8 @@
-"""What a caller may ask of the scheduling: a priority and a salt in the body, a deadline in a header."""
+"""What a caller may ask of routing and scheduling: a priority and a salt in the body, the rest in headers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -9,21 +10,34 @@ from pydantic import BaseModel, Field
 
 from multigraft_server.calls import Terms
 
+MAX_KEY_CHARS = 256
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-async def _timeout(
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What the headers say: how long the answer is worth computing, and the key that a split sticks to."""
+
+    timeout_seconds: float | None
+    sticky: str | None
+
+
+async def _asking(
     x_request_timeout: Annotated[
         float | None,
         Header(gt=0, allow_inf_nan=False, description="seconds that the answer is worth computing for"),
     ] = None,
-) -> float | None:
-    return x_request_timeout
+    x_multigraft_sticky: Annotated[
+        str | None,
+        Header(max_length=MAX_KEY_CHARS, description="requests with one key get one version of a split alias"),
+    ] = None,
+) -> Asking:
+    return Asking(x_request_timeout, x_multigraft_sticky)
 
 
-TimeoutDep = Annotated[float | None, Depends(_timeout)]
-"""The seconds in the header `x-request-timeout`."""
+AskingDep = Annotated[Asking, Depends(_asking)]
+"""What the headers `x-request-timeout` and `x-multigraft-sticky` say."""
 
 
 class TermsBody(BaseModel):
@@ -33,6 +47,6 @@ class TermsBody(BaseModel):
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
 
-    def terms(self, timeout_seconds: float | None) -> Terms:
+    def terms(self, asking: Asking) -> Terms:
         """All that was asked for."""
-        return Terms(self.priority, timeout_seconds, self.cache_salt or "")
+        return Terms(self.priority, asking.timeout_seconds, self.cache_salt or "", asking.sticky or None)
