@@ -19,6 +19,7 @@ from multigraft_adapters.artifact import other_files, read_folder
 from multigraft_adapters.errors import InvalidRequestError, RemoteError, ServerUnreachableError
 
 DEFAULT_URL = "http://127.0.0.1:8100"
+ACTOR_HEADER = "x-multigraft-actor"
 CONNECT_SECONDS = 10.0
 
 Message = Mapping[str, Any]
@@ -45,12 +46,23 @@ class Client:
     silence between two pieces of an answer. Not for several threads at once.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, timeout: float = 600.0) -> None:
-        """Connects at the first request. Raises InvalidRequestError (param `url`) for what is no HTTP URL."""
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        *,
+        actor: str | None = None,
+    ) -> None:
+        """Connects at the first request. The server's events name `actor` for what is changed through here.
+
+        Raises InvalidRequestError (param `url`) for what is no HTTP URL.
+        """
         self.url = url.rstrip("/")
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            headers=({"authorization": f"Bearer {api_key}"} if api_key else {})
+            | ({ACTOR_HEADER: actor} if actor else {}),
             timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
             trust_env=not _is_loopback(_checked(self.url)),  # a proxy cannot reach this machine's loopback
         )
@@ -149,15 +161,35 @@ class Client:
         """One task, as in `tasks`."""
         return json_object(self._send("GET", f"/v1/tasks/{_part(name)}"))
 
-    def set_alias(self, task: str, alias: str, version: int, if_match: int | None = None) -> dict[str, Any]:
-        """Points the alias at a version; a stale `if_match` (a revision) raises RemoteError, status 409."""
-        headers = {} if if_match is None else {"if-match": f'"{if_match}"'}
-        path = f"/v1/tasks/{_part(task)}/aliases/{_part(alias)}"
-        return json_object(self._send("PUT", path, {"version": version}, headers))
+    def version(self, task: str, number: int) -> dict[str, Any]:
+        """One version with its manifest."""
+        return json_object(self._send("GET", f"/v1/tasks/{_part(task)}/versions/{number}"))
 
-    def rollback(self, task: str, alias: str = "production") -> dict[str, Any]:
-        """Takes the alias back to its state before its last change."""
-        return json_object(self._send("POST", f"/v1/tasks/{_part(task)}/rollback", {"alias": alias}))
+    def set_alias(
+        self, task: str, alias: str, target: int | Mapping[int, float], if_match: int | None = None
+    ) -> dict[str, Any]:
+        """Points the alias at a version, or splits it over several by weights that add up to 1.
+
+        A stale `if_match` (a revision) raises RemoteError, status 409.
+        """
+        weights = {} if isinstance(target, int) else {str(number): share for number, share in target.items()}
+        body = {"weights": weights} if weights else {"version": target}
+        path = f"/v1/tasks/{_part(task)}/aliases/{_part(alias)}"
+        return json_object(self._send("PUT", path, body, _if_match(if_match)))
+
+    def rollback(self, task: str, alias: str = "production", if_match: int | None = None) -> dict[str, Any]:
+        """Takes the alias back to its state before its last change; `if_match` as in `set_alias`."""
+        path = f"/v1/tasks/{_part(task)}/rollback"
+        return json_object(self._send("POST", path, {"alias": alias}, _if_match(if_match)))
+
+    def retire(self, task: str, number: int) -> dict[str, Any]:
+        """Has a version served no longer; one that an alias points to raises RemoteError, status 409."""
+        return json_object(self._send("DELETE", f"/v1/tasks/{_part(task)}/versions/{number}"))
+
+    def events(self, task: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest changes, newest first, of one task or of all."""
+        query = httpx.QueryParams({"limit": limit} | ({} if task is None else {"task": task}))
+        return json_list(self._send("GET", f"/v1/events?{query}"), "events")
 
     def engine(self) -> dict[str, Any]:
         """The engine's present state: slots, tiers, queue."""
@@ -229,6 +261,10 @@ def _is_loopback(url: httpx.URL) -> bool:
         return ipaddress.ip_address(url.host).is_loopback
     except ValueError:
         return url.host == "localhost"
+
+
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"if-match": f'"{revision}"'}
 
 
 def _part(name: str) -> str:

@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(Asked(self.command, self.path, headers, body))
         self.reply(self.server.answers.get(f"{self.command} {self.path.partition('?')[0]}", UNKNOWN))
 
-    do_GET = do_POST = do_PUT = do_any
+    do_GET = do_POST = do_PUT = do_DELETE = do_any
 
     def reply(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,79 @@ def test_promote_and_rollback_say_where_the_alias_is(run: Run, server: StubServe
     assert (promoted.exit_code, promoted.output) == (0, "topic: canary is now version 4\n")
     assert (rolled_back.exit_code, rolled_back.output) == (0, "topic: production is now version 2\n")
     assert [asked.json() for asked in server.asked] == [{"version": 4}, {"alias": "production"}]
+
+
+def test_a_split_is_sent_told_and_shown_with_its_shares(run: Run, server: StubServer) -> None:
+    split = {"version": 1, "weights": {"1": 0.9, "2": 0.1}}
+    server.answers |= {
+        "PUT /v1/tasks/topic/aliases/production": Answer(split),
+        "GET /v1/tasks": Answer({"tasks": [TASK | {"aliases": [{"name": "production", "revision": 2} | split]}]}),
+    }
+    result = run("promote", "topic", "--split", "1=0.9,2=0.1", "--if-match", 3, "--url", server.url)
+    assert result.output == "topic: production is now split over the versions 1 (0.9) and 2 (0.1)\n"
+    assert server.asked[0].json() == {"weights": {"1": 0.9, "2": 0.1}}
+    assert server.asked[0].headers["if-match"] == '"3"'
+    listed = run("tasks", "--url", server.url).output.splitlines()
+    assert "<- production (0.9)" in listed[2]
+    assert "<- production (0.1)" in listed[3]
+
+
+@pytest.mark.parametrize(
+    "words", [(), (3, "--split", "1=1"), ("--split", "1"), ("--split", "1=x"), ("--split", "1=1,1=0")]
+)
+def test_a_promotion_names_a_version_or_a_split(run: Run, server: StubServer, words: tuple[object, ...]) -> None:
+    result = run("promote", "topic", *words, "--url", server.url)
+    assert result.exit_code == 1, result.output
+    assert "split" in result.stderr
+    assert server.asked == []
+
+
+def test_retire_says_what_is_retired_and_who_did_it(run: Run, server: StubServer) -> None:
+    server.answers["DELETE /v1/tasks/topic/versions/2"] = Answer({"version": 2})
+    result = run("retire", "topic", 2, "--url", server.url)
+    assert (result.exit_code, result.output) == (0, "topic: version 2 is retired\n")
+    assert server.asked[0].headers["x-multigraft-actor"] == getpass.getuser()
+
+
+def test_diff_shows_metrics_with_their_change_and_fields_that_differ(run: Run, server: StubServer) -> None:
+    def version(number: int, digest: str, accuracy: float, rank: int) -> Answer:
+        manifest = {"task_type": "text-classification", "method": {"name": "lora", "parameters": {"rank": rank}}}
+        metrics = {"test": {"accuracy": accuracy}}
+        own = {"task": "topic", "version": number, "digest": digest, "metrics": metrics, "tier": "host"}
+        return Answer(own | {"leases": number, "manifest": manifest | {"metrics": metrics}})
+
+    server.answers |= {
+        "GET /v1/tasks/topic": Answer({"aliases": [{"name": "production", "version": 1, "revision": 1}]}),
+        "GET /v1/tasks/topic/versions/1": version(1, "sha256:" + "a" * 64, 0.5, 4),
+        "GET /v1/tasks/topic/versions/2": version(2, "sha256:" + "b" * 64, 0.75, 8),
+    }
+    told = json.loads(run("diff", "topic", "production", "2", "--json", "-", "--url", server.url).output)
+    assert (told["a"], told["b"]) == (1, 2)
+    rows = {row["field"]: (row["a"], row["b"], row.get("change")) for row in told["differences"]}
+    assert set(rows) == {"version", "digest", "metrics.test.accuracy", "method.parameters.rank"}
+    assert rows["metrics.test.accuracy"] == (0.5, 0.75, 0.25)
+    table = run("diff", "topic", "1", "2", "--url", server.url).output
+    for shown in ("topic@1", "metrics.test.accuracy", "+0.25", "sha256:bbbbbbbbbbbb", "method.parameters.rank"):
+        assert shown in table
+    assert "do not differ" in run("diff", "topic", "1", "1", "--url", server.url).output
+    assert "no alias 'blue'; it has: production" in run("diff", "topic", "1", "blue", "--url", server.url).stderr
+
+
+def test_events_are_a_table_of_who_did_what(run: Run, server: StubServer) -> None:
+    event = {
+        "id": 7,
+        "at": "2026-01-02T03:04:05.678+00:00",
+        "actor": "ann",
+        "action": "set_alias",
+        "task": "topic",
+    }
+    event |= {"detail": {"alias": "production", "version": 2, "previous": None}}
+    server.answers["GET /v1/events"] = Answer({"events": [event]})
+    table = run("events", "topic", "--limit", 5, "--url", server.url).output
+    for shown in ("2026-01-02 03:04:05", "ann", "set_alias", "alias production, version 2"):
+        assert shown in table
+    assert server.asked[0].path == "/v1/events?limit=5&task=topic"
+    assert json.loads(run("events", "--json", "-", "--url", server.url).output) == {"events": [event]}
 
 
 def test_predict_asks_one_task_for_one_input(run: Run, server: StubServer) -> None:

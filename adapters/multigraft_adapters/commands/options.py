@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STDOUT = "-"
+MAX_ACTOR_CHARS = 128
 
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Write the same content as JSON; - is the standard output."
@@ -38,7 +40,7 @@ def connected(command: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
     @click.option("--api-key", envvar="MULTIGRAFT_API_KEY", show_envvar=True, help="The server's key.")
     @functools.wraps(command)
     def with_client(*args: P.args, **kwargs: P.kwargs) -> T:
-        with Client(str(kwargs.pop("url")), _key(kwargs.pop("api_key"))) as client:
+        with Client(str(kwargs.pop("url")), _key(kwargs.pop("api_key")), actor=_login()) as client:
             return command(client, *args, **kwargs)
 
     return with_client
@@ -70,6 +72,15 @@ def short_digest(digest: str) -> str:
 
 def _key(value: object) -> str | None:
     return str(value) if value else None
+
+
+def _login() -> str | None:
+    """The user's name, for the server's events; None where there is none that a header can carry."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        return None
+    return name if 0 < len(name) <= MAX_ACTOR_CHARS and name.isascii() and name.isprintable() else None
 
 
 def _text(content: Any) -> str:
