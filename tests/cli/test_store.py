@@ -92,6 +92,12 @@ def test_a_data_folder_that_is_not_there_is_one_clear_sentence(run: Run, tmp_pat
     assert not (tmp_path / "typo").exists()
 
 
+def test_a_registry_s_url_that_is_none_is_one_clear_sentence(run: Run, tmp_path: Path) -> None:
+    result = run("store", "check", "--data-dir", str(tmp_path), "--registry", "ftp://somewhere")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output and len(result.output.splitlines()) == 1
+
+
 def test_a_store_that_is_down_is_one_clear_sentence(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

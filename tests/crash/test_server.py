@@ -78,7 +78,7 @@ class Clients:
 
     def _change(self) -> None:
         task, number = self._random.choice(TASKS), self._random.randrange(1, 9)
-        kind = self._random.choice(("upload", "upload", "promote", "roll back"))
+        kind = self._random.choice(("upload", "upload", "promote", "roll back", "retire"))
         digest = self._random.choice(list(self._site.adapters)) if kind == "upload" else None
         name = f"{kind} {len(self.lines)}"
         self.lines.append({"begins": name, "task": task, "digest": digest})
@@ -87,8 +87,10 @@ class Clients:
             answer = self._http.post(f"/v1/tasks/{task}/versions?alias=production", files=files)
         elif kind == "promote":
             answer = self._http.put(f"/v1/tasks/{task}/aliases/production", json={"version": number})
-        else:
+        elif kind == "roll back":
             answer = self._http.post(f"/v1/tasks/{task}/rollback")
+        else:
+            answer = self._http.delete(f"/v1/tasks/{task}/versions/{number}")
         assert answer.status_code in (200, 201, 404, 409), answer.text
         self.lines.append({"acknowledged": name, "state": self._site.state()})
 

@@ -30,7 +30,14 @@ def _located(command: Callable[..., None]) -> Callable[..., None]:
             help="The server's data folder.",
         ),
         click.option("--store", "store_url", metavar="URL", help="As the server's: s3://bucket/prefix."),
-        click.option("--registry", "registry_url", metavar="URL", help="As the server's: postgresql://..."),
+        click.option(
+            "--registry",
+            "registry_url",
+            metavar="URL",
+            envvar="MULTIGRAFT_REGISTRY",
+            show_envvar=True,
+            help="As the server's: a PostgreSQL database.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
