@@ -24,12 +24,12 @@ from multigraft_server.settings import ServerSettings
 def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     """The application of these settings, its engine not started yet; closes the registry at the end.
 
-    Raises a SetupError when the base or the data folder cannot be used.
+    Raises a SetupError when the base, the data folder, the store or the registry cannot be used.
     """
     engine_settings = _engine_settings(settings)
     data_dir = check_data_dir(settings.data_dir)
-    base = _load_base(settings)
     store = open_store(data_dir, settings.store_url, timeout_s=settings.store_timeout_seconds)
+    base = _load_base(settings)
     registry = Registry.open(settings.registry_url or data_dir, base.spec.name)
     metrics = _make_metrics(settings)
 

@@ -103,6 +103,12 @@ def test_an_address_that_is_not_here_is_told(base: Path, tmp_path: Path) -> None
     assert "192.0.2.1" in said
 
 
+def test_a_store_that_is_none_is_refused_before_the_base_is_loaded(tmp_path: Path) -> None:
+    assert "s3://bucket/prefix" in refused(
+        "--store", "gs://bucket", "--data-dir", str(tmp_path), "--base", "nothing"
+    )
+
+
 def test_a_bind_beyond_loopback_without_a_key_is_refused(tmp_path: Path) -> None:
     assert "MULTIGRAFT_API_KEY" in refused("--host", "0.0.0.0", "--data-dir", str(tmp_path))
 
