@@ -39,6 +39,7 @@ def loadtest() -> None:
     multigraft loadtest compare --quick                  against PEFT, and the base in process
     multigraft loadtest tax                              what each method costs
     multigraft loadtest swap-storm                       right answers while versions come and go
+    multigraft loadtest many                             more tasks than slots, cold ones, thousands of them
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
 
@@ -117,6 +118,35 @@ def tax(**options: Any) -> None:
     with ending_on_signals():
         report = command.tax(options)
     _finish(report, command.tax_table(report), options["json_file"])
+
+
+@loadtest.command()
+@click.option(
+    "--parts", metavar="NAMES", help="Only these of c, g, cold, registered; with commas.  [default: all]"
+)
+@click.option("--encoder", default="minilm", show_default=True, help="The base of C and of registered tasks.")
+@click.option("--decoder", default="smollm2", show_default=True, help="The base of G and of cold adapters.")
+@strict_option
+@comparison_options
+def many(**options: Any) -> None:
+    """Measure what many tasks cost: 64 in use over 16 slots, first uses, 2,000 registered.
+
+    The parts c and g ask two servers in turn, one with 16 slots and one with 64, with Zipf's shares.
+    SERVE_OPTIONS, behind --, go to the servers.
+
+    \b
+    multigraft loadtest many --json many.json
+    multigraft loadtest many --parts c,cold --quick
+    """
+    from multigraft_loadtest.goals import has_missed
+    from multigraft_loadtest.many import command
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        report = command.many(options)
+    _finish(report, command.many_table(report), options["json_file"])
+    if options["strict"] and has_missed(report["rows"]):
+        raise click.exceptions.Exit(1)
 
 
 @loadtest.command("swap-storm")

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from multigraft_loadtest.figures import per_bin, spread, time_edges
+from multigraft_loadtest.goals import goal, has_missed
 from multigraft_loadtest.records import Record
 from multigraft_loadtest.storm.judge import ASKED_FOR, judge
 from multigraft_loadtest.storm.ledger import OTHER_PROCESS_SECONDS
@@ -61,15 +62,17 @@ def rows(told: Mapping[str, Any], minutes: float) -> list[dict[str, Any]]:
     """The targets of one base with what was reached."""
     share, requests, pause = minutes / FULL_MINUTES, told["requests"], told["pause"]
     found = [
-        _row("wrong, lost and failed", sum(requests[name] for name in ("wrong", "lost", "failed")), 0),
-        _row("operations answered otherwise than they must be", told["unexpected"], 0),
+        goal("wrong, lost and failed", sum(requests[name] for name in ("wrong", "lost", "failed")), 0),
+        goal("operations answered otherwise than they must be", told["unexpected"], 0),
     ]
     if told["streams"]:
-        found.append(_row("requests answered, streams among them", requests["right"], LEAST_MIXED * share, True))
-        found.append(_row("a stream's longest pause, to the 99th percentile of steps", pause["ratio"], MOST_PAUSE))
+        found.append(
+            goal("requests answered, streams among them", requests["right"], LEAST_MIXED * share, at_least=True)
+        )
+        found.append(goal("a stream's longest pause, to the 99th percentile of steps", pause["ratio"], MOST_PAUSE))
     else:
-        found.append(_row("texts classified", told["texts"], LEAST_TEXTS * share, True))
-    found.append(_row("resident bytes at the end, to when it was warm", told["memory"]["ratio"], MOST_GROWTH))
+        found.append(goal("texts classified", told["texts"], LEAST_TEXTS * share, at_least=True))
+    found.append(goal("resident bytes at the end, to when it was warm", told["memory"]["ratio"], MOST_GROWTH))
     return found
 
 
@@ -86,20 +89,12 @@ def is_right(report: Mapping[str, Any]) -> bool:
 
 def is_missed(report: Mapping[str, Any]) -> bool:
     """Whether a target that was measured is missed."""
-    return any(row["verdict"] == "MISSED" for phase in report["phases"] for row in phase["rows"])
+    return any(has_missed(phase["rows"]) for phase in report["phases"])
 
 
 def exit_code(report: Mapping[str, Any], *, is_strict: bool) -> int:
     """1 when an answer was wrong, lost or failed, or, if it is strict, when a target is missed."""
     return int(not is_right(report) or (is_strict and is_missed(report)))
-
-
-def _row(what: str, figure: float | None, target: float, at_least: bool = False) -> dict[str, Any]:
-    if figure is None:
-        verdict = "not measured"
-    else:
-        verdict = "met" if (figure >= target if at_least else figure <= target) else "MISSED"
-    return {"what": what, "figure": figure, "target": target, "at_least": at_least, "verdict": verdict}
 
 
 def _operations(operations: Sequence[Operation]) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from multigraft_loadtest.goals import COLUMNS, cells
 from multigraft_loadtest.page import plots, table, whole_page
 from multigraft_loadtest.plots import draw_lines, draw_marks
 from multigraft_loadtest.show import seconds, titled
@@ -25,9 +26,9 @@ def storm_tables(report: Mapping[str, Any]) -> Group:
     """The targets, and what happened, of each base."""
     parts: list[Any] = []
     for phase in report["phases"]:
-        targets = titled(f"swap storm on {phase['base']}", "what", "figure", "target", "")
+        targets = titled(f"swap storm on {phase['base']}", *COLUMNS)
         for row in phase["rows"]:
-            targets.add_row(*_row(row))
+            targets.add_row(*cells(row))
         happened = Table(show_header=False)
         for name, value in facts(phase):
             happened.add_row(name, value)
@@ -71,7 +72,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"<p><code>{escape(report['command'])}</code><br>{escape(report['started'])}</p>"
     for phase in report["phases"]:
         yield f"<h2>{escape(phase['base'])}</h2>"
-        yield table(("what", "figure", "target", ""), [_row(row) for row in phase["rows"]])
+        yield table(COLUMNS, [cells(row) for row in phase["rows"]])
         if phase["problems"]:
             items = "".join(f"<li>{escape(problem)}</li>" for problem in phase["problems"])
             yield f'<h3>What went wrong</h3><ul class="bad">{items}</ul>'
@@ -84,9 +85,3 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
         ]
         yield plots(draw_marks("operations", line["edges_s"][-1], line["operations"]), *drawn)
     yield f"<h2>Machine</h2><pre>{escape(json.dumps(report['machine'], indent=2, ensure_ascii=False))}</pre>"
-
-
-def _row(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    sign = "≥" if row["at_least"] else "≤"
-    figure = "-" if row["figure"] is None else f"{row['figure']:.6g}"
-    return row["what"], figure, f"{sign} {row['target']:g}", row["verdict"]
