@@ -21,6 +21,7 @@ MultigraftError
 │   ├── DrainingError               draining
 │   ├── RegistryUnavailableError    registry_unavailable
 │   ├── StoreUnavailableError       store_unavailable
+│   ├── VersionRetiredError         version_retired
 │   └── EngineStoppedError          engine_stopped
 ├── DeadlineError                   deadline_exceeded
 ├── RequestCancelledError           request_cancelled
@@ -184,6 +185,12 @@ class StoreUnavailableError(UnavailableError):
     """The place where adapters are kept is full, slow or down; nothing half-written is kept."""
 
     code = "store_unavailable"
+
+
+class VersionRetiredError(UnavailableError):
+    """The version was retired while it computed the answer, and the time to complete it is over."""
+
+    code = "version_retired"
 
 
 class EngineStoppedError(UnavailableError):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from multigraft_adapters.errors import MultigraftError
 from multigraft_server.calls import Call
 from multigraft_server.detokenise import Detokeniser
 from multigraft_server.engine.requests import (
@@ -45,7 +46,10 @@ class Engine(Protocol):
     def stop(self) -> None: ...
     def submit(self, request: Request) -> None: ...
     def together(self) -> AbstractContextManager[None]: ...
-    def cancel(self, request_id: str) -> None: ...
+    def cancel(self, request_id: str, error: MultigraftError | None = None) -> None: ...
+    def fetch_ahead(self, digest: str, done: Callable[[MultigraftError | None], None]) -> None: ...
+    def keep(self, digests: frozenset[str]) -> None: ...
+    def let_go(self, digests: Iterable[str]) -> None: ...
     def snapshot(self) -> EngineSnapshot: ...
 
 
@@ -149,6 +153,7 @@ class Answer:
             )
         )
         call.on_close(self.cancel)
+        call.on_revoke(self._end)
 
     async def next(self) -> Token | Pooled | Finished:
         """The next event; raises the error of a `Failed` one."""
@@ -169,6 +174,10 @@ class Answer:
         if not self._ended:
             self._ended = True
             self._engine.cancel(self.id)
+
+    def _end(self, error: MultigraftError) -> None:
+        """Have the answer end with this error; the engine's last event tells it."""
+        self._engine.cancel(self.id, error)
 
     def _on_event(self, event: Event) -> None:
         self._mailbox.put(self._events, event)  # runs in the engine's thread

@@ -12,6 +12,7 @@ from types import TracebackType
 from multigraft_adapters.errors import (
     DeadlineError,
     InputError,
+    MultigraftError,
     NotFoundError,
     PayloadTooLargeError,
     RequestCancelledError,
@@ -79,6 +80,8 @@ class Call:
         self._metrics = metrics
         self._counted = False
         self._cancels: list[Callable[[], None]] = []
+        self._rows: list[Callable[[MultigraftError], None]] = []
+        lease.on_revoke = self._revoke
 
     def __enter__(self) -> Call:
         return self
@@ -112,6 +115,12 @@ class Call:
         """Have `cancel` called when the call closes; it must be harmless after its row's end."""
         self._cancels.append(cancel)
 
+    def on_revoke(self, end: Callable[[MultigraftError], None]) -> None:
+        """Have `end` called, from any thread, when the version must not be used any longer."""
+        self._rows.append(end)
+        if self._lease.revoked is not None:
+            end(self._lease.revoked)
+
     def note_timing(self, timing: Timing) -> None:
         """A row of this prediction is complete."""
         self.step_adapters = max(self.step_adapters, timing.step_adapters)
@@ -123,6 +132,11 @@ class Call:
             self._metrics.first_token(self.target.task, now - self.arrival)
         else:
             self._metrics.next_token(self.target.task, now - last)
+
+    def _revoke(self, error: MultigraftError) -> None:
+        # A row that is added meanwhile sees by itself that the lease is revoked.
+        for end in list(self._rows):
+            end(error)
 
     def _count(self, outcome: Outcome) -> None:
         if not self._counted:

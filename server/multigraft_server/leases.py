@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections.abc import Callable
 
-from multigraft_adapters.errors import IntegrityError
+from multigraft_adapters.errors import IntegrityError, MultigraftError
 
 VersionKey = tuple[str, int]
 """A task's name and a version's number; the bare base is number 0 under its own name."""
 
 
 class Lease:
-    """One request's hold on a version. Released once; releasing again changes nothing."""
+    """One request's hold on a version. Released once; releasing again changes nothing.
 
-    __slots__ = ("_leases", "_released", "key")
+    `revoked` is set when the version must not be used any longer; who holds the lease is told by `on_revoke`.
+    """
+
+    __slots__ = ("_leases", "_released", "key", "on_revoke", "revoked")
 
     def __init__(self, leases: Leases, key: VersionKey) -> None:
         self.key = key
+        self.revoked: MultigraftError | None = None
+        self.on_revoke: Callable[[MultigraftError], None] | None = None
+        """Called at most once, from any thread; must not raise."""
         self._leases = leases
         self._released = False
 
@@ -25,46 +31,58 @@ class Lease:
         """Give the version back."""
         if not self._released:
             self._released = True
-            self._leases._release(self.key)
+            self._leases._release(self)
 
 
 class Leases:
-    """The counts of leases by version. Thread-safe."""
+    """The leases by version. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[VersionKey] = Counter()
+        self._held: dict[VersionKey, set[Lease]] = {}
         self._acquired = 0
         self._released = 0
 
     def acquire(self, task: str, version: int) -> Lease:
         """A new lease on the version; the caller releases it."""
+        lease = Lease(self, (task, version))
         with self._lock:
-            self._counts[task, version] += 1
+            self._held.setdefault(lease.key, set()).add(lease)
             self._acquired += 1
-        return Lease(self, (task, version))
+        return lease
+
+    def revoke(self, task: str, version: int, error: MultigraftError) -> int:
+        """Tell all who hold a lease on the version to end with this error; how many were told."""
+        with self._lock:
+            leases = [lease for lease in self._held.get((task, version), ()) if lease.revoked is None]
+        for lease in leases:
+            lease.revoked = error
+            if lease.on_revoke is not None:
+                lease.on_revoke(error)
+        return len(leases)
 
     def count(self, task: str, version: int) -> int:
         """How many leases the version has now."""
         with self._lock:
-            return self._counts[task, version]
+            return len(self._held.get((task, version), ()))
 
     @property
     def total(self) -> int:
         """How many leases are held now."""
         with self._lock:
-            return self._counts.total()
+            return self._acquired - self._released
 
     def check_integrity(self) -> None:
         """Raises IntegrityError when the books do not add up."""
         with self._lock:
-            held, expected = self._counts.total(), self._acquired - self._released
-            if held != expected or any(count < 1 for count in self._counts.values()):
+            held, expected = sum(map(len, self._held.values())), self._acquired - self._released
+            if held != expected or not all(self._held.values()):
                 raise IntegrityError(f"leases: {held} counted, {expected} acquired and not released")
 
-    def _release(self, key: VersionKey) -> None:
+    def _release(self, lease: Lease) -> None:
         with self._lock:
+            held = self._held[lease.key]
+            held.discard(lease)
             self._released += 1
-            self._counts[key] -= 1
-            if self._counts[key] == 0:
-                del self._counts[key]
+            if not held:
+                del self._held[lease.key]

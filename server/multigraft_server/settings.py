@@ -84,6 +84,12 @@ class ServerSettings(BaseModel):
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
     drain_seconds: Annotated[Seconds, Field(description="time that running answers get when it stops")] = 30.0
+    retire_seconds: Annotated[
+        Seconds, Field(description="time that running answers of a retired version get")
+    ] = 60.0
+    lora_folder: Annotated[
+        Path | None, Field(description="folder that vLLM's load route may read; closed if it is not set")
+    ] = None
     max_entries: Annotated[Count, Field(description="inputs, tasks or prompts in one request")] = 256
     max_image_pixels: Annotated[
         int, Field(ge=1, le=MAX_IMAGE_PIXELS, description="cap of an image's width times its height")

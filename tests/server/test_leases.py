@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from multigraft_adapters.errors import IntegrityError
-from multigraft_server.leases import Leases
+from multigraft_server.leases import Lease, Leases
 
 
 def test_a_version_is_leased_until_its_last_lease_is_released() -> None:
@@ -40,6 +40,6 @@ def test_many_threads_leave_the_books_in_order() -> None:
 def test_books_that_do_not_add_up_are_found() -> None:
     leases = Leases()
     leases.acquire("topic", 1)
-    leases._counts["topic", 1] += 1
+    leases._held["topic", 1].add(Lease(leases, ("topic", 1)))
     with pytest.raises(IntegrityError, match="2 counted, 1 acquired"):
         leases.check_integrity()

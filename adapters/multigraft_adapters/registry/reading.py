@@ -129,7 +129,7 @@ def _unknown(session: Session, task: str, selector: int | str) -> VersionNotFoun
 
 
 def _task(row: TaskRow, versions: list[Version], found: list[Alias]) -> Task:
-    return Task(row.name, tuple(versions), tuple(sorted(found, key=_name)), row.created_at)
+    return Task(row.name, tuple(versions), tuple(sorted(found, key=_name)), row.created_at, row.pinned_at)
 
 
 def _name(one: Task | Alias) -> str:

@@ -84,12 +84,16 @@ class AliasState:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A routable name with its versions, oldest first, and its aliases, by name."""
+    """A routable name with its versions, oldest first, and its aliases, by name.
+
+    One with `pinned_at` is to stay in memory.
+    """
 
     name: str
     versions: tuple[Version, ...]
     aliases: tuple[Alias, ...]
     created_at: datetime
+    pinned_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

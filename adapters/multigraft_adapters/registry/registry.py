@@ -24,7 +24,7 @@ from multigraft_adapters.registry.names import (
 )
 from multigraft_adapters.registry.records import Alias, AliasState, Event, Registrable, Routed, Task, Version
 from multigraft_adapters.registry.splits import Weights, spelled, weights_of
-from multigraft_adapters.registry.tables import ChangeCounterRow, EventRow, TagRow, VersionRow
+from multigraft_adapters.registry.tables import ChangeCounterRow, EventRow, TagRow, TaskRow, VersionRow
 from multigraft_adapters.registry.writing import insert_version, moved, record, state_of, write_tag
 
 
@@ -112,6 +112,25 @@ class Registry:
                 detail = {"version": number, "tag": name, "value": value}
                 record(session, actor, "set_tag", task, detail)
             return self._with_tags(session, row)
+
+    def pin(self, task: str, wanted: bool, *, actor: str = "") -> Task:
+        """Notes that the task is to stay in memory, or need not any longer; again changes nothing.
+
+        Raises TaskNotFoundError.
+        """
+        with self._write() as session:
+            row = reading.task_row(session, task)
+            if (row.pinned_at is not None) != wanted:
+                row.pinned_at = datetime.now(UTC) if wanted else None
+                record(session, actor, "pin" if wanted else "unpin", task, {})
+                session.flush()
+            return reading.tasks(session, task)[0]
+
+    def pinned_tasks(self) -> list[Task]:
+        """The tasks that are to stay in memory, by name."""
+        with self._read() as session:
+            names = session.scalars(select(TaskRow.name).where(TaskRow.pinned_at.is_not(None))).all()
+            return reading.tasks(session, *names) if names else []
 
     def tasks(self) -> list[Task]:
         """Every task, by name."""

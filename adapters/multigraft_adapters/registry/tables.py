@@ -39,13 +39,15 @@ class Table(DeclarativeBase):
 
 
 class TaskRow(Table):
-    """A task. `next_number` only grows, so that a version's number is never used twice."""
+    """A task. `next_number` only grows, so that a version's number is never used twice. One with `pinned_at` is to
+    stay in memory."""
 
     __tablename__ = "tasks"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     next_number: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    pinned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class VersionRow(Table):

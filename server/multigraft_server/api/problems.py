@@ -56,6 +56,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.OverloadedError: _UNAVAILABLE,
     errors.DrainingError: _UNAVAILABLE,
     errors.RegistryUnavailableError: _UNAVAILABLE,
+    errors.VersionRetiredError: _UNAVAILABLE,
     errors.EngineStoppedError: _UNAVAILABLE,
     errors.StoreUnavailableError: _UNAVAILABLE,
     errors.DeadlineError: Problem(504, "timeout_error"),

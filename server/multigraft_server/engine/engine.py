@@ -262,7 +262,7 @@ class Engine:
         return bool(leavers)
 
     def _failed_loads(self) -> dict[str, str]:
-        return {digest: failed.message for digest, failed in self._host.failed().items()}
+        return {digest: failed.error.message for digest, failed in self._host.failed().items()}
 
     def _place(self, plan: StepPlan) -> None:
         for placement in plan.placements:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multigraft_adapters.errors import MultigraftError
+from multigraft_adapters.errors import AdapterLoadError, MultigraftError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,7 @@ class FailedLoad:
 
     attempts: int
     until: float
-    message: str
-    kind: type[MultigraftError]
+    error: MultigraftError
 
 
 class FailedLoads:
@@ -33,7 +32,7 @@ class FailedLoads:
         """A load has failed."""
         attempts = self._failed[digest].attempts + 1 if digest in self._failed else 1
         wait = min(self._most_s, self._first_s * 2.0 ** min(attempts - 1, 60))
-        self._failed[digest] = FailedLoad(attempts, now + wait, error.message, type(error))
+        self._failed[digest] = FailedLoad(attempts, now + wait, error)
         for old in [name for name, failed in self._failed.items() if failed.until + self._most_s < now]:
             del self._failed[old]
 
@@ -47,8 +46,15 @@ class FailedLoads:
         if failed is None or now >= failed.until:
             return None
         wait = f"it is tried again in {failed.until - now:.1f} s"
-        return failed.kind(f"{failed.message} (attempt {failed.attempts}; {wait})", digest=digest)
+        return type(failed.error)(f"{failed.error.message} (attempt {failed.attempts}; {wait})", digest=digest)
 
     def all(self) -> Mapping[str, FailedLoad]:
         """The failures that are remembered, by digest."""
         return dict(self._failed)
+
+
+def load_error(digest: str, error: Exception) -> MultigraftError:
+    """Why an adapter could not be loaded: its own fault, or a store that is not there, which may be later."""
+    kind = type(error) if isinstance(error, UnavailableError) else AdapterLoadError
+    reason = error.message if isinstance(error, MultigraftError) else str(error)
+    return kind(f"adapter {digest} cannot be loaded: {reason}", digest=digest)

@@ -9,15 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from multigraft_adapters.errors import (
-    AdapterLoadError,
-    IntegrityError,
-    MultigraftError,
-    StoreUnavailableError,
-)
+from multigraft_adapters.errors import IntegrityError, MultigraftError
 from multigraft_adapters.heads import Head
 from multigraft_adapters.verify import VerifiedAdapter
-from multigraft_server.engine.failures import FailedLoad, FailedLoads
+from multigraft_server.engine.failures import FailedLoad, FailedLoads, load_error
 from multigraft_server.engine.methods import prepare
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.methods.prepared import PreparedDelta
@@ -113,7 +108,7 @@ class HostTier:
     def fetch_ahead(self, digest: str, now: float) -> bool:
         """Load an adapter that requests are expected for; False when it is here already.
 
-        Raises AdapterLoadError or StoreUnavailableError while a failure is remembered.
+        Raises as `want`.
         """
         if digest in self._adapters:
             return False
@@ -230,12 +225,8 @@ class HostTier:
         result: HostAdapter | MultigraftError
         try:
             result = HostAdapter.of(self._fetch(digest), self._frozen)
-        except StoreUnavailableError as error:
-            result = error
-        except MultigraftError as error:
-            result = AdapterLoadError(f"adapter {digest} cannot be loaded: {error.message}")
         except Exception as error:
-            result = AdapterLoadError(f"adapter {digest} cannot be loaded: {error}")
+            result = load_error(digest, error)
         outcome: Literal["ok", "error"] = "ok" if isinstance(result, HostAdapter) else "error"
         self._observer.adapter_load(tier="host", seconds=time.monotonic() - started, outcome=outcome)
         self._deliver(digest, result)
