@@ -30,8 +30,10 @@ from multigraft_server.api import (
     models,
     openai_chat,
     openai_completions,
+    pins,
     predict,
     tasks,
+    vllm,
 )
 from multigraft_server.api.auth import RequireKey
 from multigraft_server.api.middleware import GuardBody, RequestContext
@@ -44,6 +46,7 @@ from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
+from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
@@ -59,6 +62,8 @@ ROUTERS = (
     aliases.router,
     tasks.router,
     events.router,
+    pins.router,
+    vllm.router,
     engine_state.router,
     health.router,
 )
@@ -110,6 +115,7 @@ def _make_parts(
         store=store,
         metrics=metrics,
         leases=leases,
+        residency=Residency(registry, engine, leases, retire_seconds=settings.retire_seconds),
         tokeniser=tokeniser,
         images=_make_image_reader(settings, base),
         router=Router(
@@ -162,7 +168,7 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
-    follower = Follower(parts.registry)
+    follower = Follower(parts.registry, parts.residency.tend)
     parts.engine.start()
     follower.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from multigraft_adapters.registry import Registry
 
@@ -16,11 +17,15 @@ PERIOD_SECONDS = 0.25
 class Follower:
     """A thread that has the registry look at its change counter, off every request's path.
 
-    While the registry cannot be used, what was last known of it is served on.
+    Then it calls `tend`, which may use the registry. While that cannot be used, what was last known of it is
+    served on.
     """
 
-    def __init__(self, registry: Registry, period_seconds: float = PERIOD_SECONDS) -> None:
+    def __init__(
+        self, registry: Registry, tend: Callable[[], None], period_seconds: float = PERIOD_SECONDS
+    ) -> None:
         self._registry = registry
+        self._tend = tend
         self._period_seconds = period_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow-registry", daemon=True)
@@ -39,6 +44,7 @@ class Follower:
         while not self._stopping.wait(self._period_seconds):
             try:
                 self._registry.refresh()
+                self._tend()
             except Exception as error:  # whatever it is, the next look may succeed
                 if reachable:
                     logger.warning("what is known of the registry is served on: %s", error)

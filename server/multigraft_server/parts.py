@@ -13,6 +13,7 @@ from multigraft_server.detokenise import Vocabulary
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import Metrics
+from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
@@ -31,6 +32,7 @@ class Parts:
     store: Store
     metrics: Metrics
     leases: Leases
+    residency: Residency
     tokeniser: Tokeniser
     images: ImageReader | None
     """Of an image base."""

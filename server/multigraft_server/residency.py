@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from multigraft_adapters.errors import MultigraftError, NotFoundError, VersionRetiredError
 from multigraft_adapters.registry import Registry, Task
@@ -25,7 +26,7 @@ PROMOTION_SECONDS = 30.0
 
 
 class Residency:
-    """`tend` is called every now and then by one thread, the others from anywhere."""
+    """`tend` is called every now and then, the rest from anywhere."""
 
     def __init__(
         self,
@@ -42,24 +43,28 @@ class Residency:
         self._retire_seconds = retire_seconds
         self._clock = clock
         self._lock = threading.Lock()
+        self._counter: int | None = None
         self._draining: dict[VersionKey, float] = {}  # until when
         self._known: set[int] | None = None  # ids of events
         self._pinned: frozenset[str] = frozenset()
 
-    def tend(self, changed: bool) -> None:
+    def tend(self) -> None:
         """Act on what has changed in the registry since the last call, and end what has drained for too long."""
         with self._lock:
-            if changed or self._known is None:
+            counter = self._registry.change_counter()
+            if counter != self._counter:
                 for name in self._changed_tasks():
                     self._follow(name)
                 self._keep_pinned()
+                self._counter = counter
             self._end_drained()
 
     def draining(self) -> dict[VersionKey, float]:
         """The retired versions that still have leases, and how many seconds are left for them."""
         now = self._clock()
         with self._lock:
-            return {key: max(0.0, until - now) for key, until in self._draining.items()}
+            left = {key: max(0.0, until - now) for key, until in self._draining.items()}
+        return {key: seconds for key, seconds in left.items() if self._leases.count(*key)}
 
     async def load(self, digests: Iterable[str]) -> None:
         """Wait until these adapters are in host memory, so that whoever is routed to them next waits no more.
@@ -71,6 +76,17 @@ class Residency:
         with suppress(TimeoutError):
             async with asyncio.timeout(PROMOTION_SECONDS):
                 await asyncio.gather(*loads)
+
+    async def load_before_promotion(self, task: str, numbers: Iterable[int]) -> None:
+        """Load what an alias is about to point at, if the task is in use here; raises as `load`.
+
+        What there is not, or not any more, is for the registry to refuse.
+        """
+        with suppress(NotFoundError):
+            found = await asyncio.to_thread(self._registry.task, task)
+            if self.is_used(found):
+                wanted = set(numbers)
+                await self.load(version.digest for version in found.versions if version.number in wanted)
 
     def is_used(self, task: Task) -> bool:
         """Whether any version of the task is in memory here, or is wanted there."""
@@ -122,14 +138,19 @@ class Residency:
             key = task.name, version.number
             if version.retired_at is None:
                 self._draining.pop(key, None)
-            elif key not in self._draining and self._leases.count(*key):
-                self._draining[key] = self._clock() + self._retire_seconds
+            elif key not in self._draining:
+                # A request that was routed before this process noticed takes its lease a moment later.
+                left = self._retire_seconds - (datetime.now(UTC) - version.retired_at).total_seconds()
+                if left > 0 or self._leases.count(*key):
+                    self._draining[key] = self._clock() + max(left, 0.0)
 
     def _end_drained(self) -> None:
         for (task, number), until in list(self._draining.items()):
+            if self._clock() < until:
+                continue
             if not self._leases.count(task, number):
                 del self._draining[task, number]
-            elif self._clock() >= until:
+            else:
                 message = f"version {number} of task {task!r} was retired {self._retire_seconds:g} s ago"
                 told = self._leases.revoke(task, number, VersionRetiredError(message))
                 if told:

@@ -84,9 +84,9 @@ class ServerSettings(BaseModel):
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
     drain_seconds: Annotated[Seconds, Field(description="time that running answers get when it stops")] = 30.0
-    retire_seconds: Annotated[
-        Seconds, Field(description="time that running answers of a retired version get")
-    ] = 60.0
+    retire_seconds: Annotated[Seconds, Field(description="time that running answers of a retired version get")] = (
+        60.0
+    )
     lora_folder: Annotated[
         Path | None, Field(description="folder that vLLM's load route may read; closed if it is not set")
     ] = None

@@ -44,6 +44,8 @@ async def set_alias(
     task: str, alias: str, body: AliasBody, parts: PartsDep, actor: ActorDep, revision: RevisionDep
 ) -> Response:
     """Point an alias at a version, or split it. With `If-Match`, only if it is still at that revision."""
+    numbers = [body.target] if isinstance(body.target, int) else list(body.target)
+    await parts.residency.load_before_promotion(task, numbers)
     move = parts.registry.set_alias
     return _answer(await asyncio.to_thread(move, task, alias, body.target, if_match=revision, actor=actor))
 

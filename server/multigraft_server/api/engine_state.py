@@ -36,6 +36,10 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
             "device": {"used": state.slot_bytes, "budget": state.slot_budget_bytes},
             "host": {"used": state.bytes.get("host", 0), "budget": state.host_budget_bytes},
         },
+        "draining": [
+            {"task": task, "version": number, "leases": parts.leases.count(task, number), "seconds_left": seconds}
+            for (task, number), seconds in parts.residency.draining().items()
+        ],
         "loading": sorted(state.loading),
         "failed_loads": dict(state.failed_loads),
         "running": state.running,
