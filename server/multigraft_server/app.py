@@ -170,7 +170,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
     follower = Follower(parts.registry, parts.residency.tend)
     parts.engine.start()
-    follower.start()
+    await asyncio.to_thread(follower.start)
     try:
         yield
     finally:

@@ -26,12 +26,14 @@ class Follower:
     ) -> None:
         self._registry = registry
         self._tend = tend
+        self._is_reachable = True
         self._period_seconds = period_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow-registry", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Look once, and begin to follow."""
+        self._look()
         self._thread.start()
 
     def stop(self) -> None:
@@ -40,16 +42,18 @@ class Follower:
         self._thread.join()
 
     def _follow(self) -> None:
-        reachable = True
         while not self._stopping.wait(self._period_seconds):
-            try:
-                self._registry.refresh()
-                self._tend()
-            except Exception as error:  # whatever it is, the next look may succeed
-                if reachable:
-                    logger.warning("what is known of the registry is served on: %s", error)
-                reachable = False
-            else:
-                if not reachable:
-                    logger.warning("the registry can be used again")
-                reachable = True
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self._registry.refresh()
+            self._tend()
+        except Exception as error:  # whatever it is, the next look may succeed
+            if self._is_reachable:
+                logger.warning("what is known of the registry is served on: %s", error)
+            self._is_reachable = False
+        else:
+            if not self._is_reachable:
+                logger.warning("the registry can be used again")
+            self._is_reachable = True
