@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.postgresql import PostgresServer, postgres_server
 from tests.s3 import S3, running_s3
 
 # A loaded machine is slow, not wrong: no example of a property has a deadline.
@@ -20,4 +21,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with running_s3(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, started when the first test asks for it."""
+    with postgres_server() as server:
         yield server

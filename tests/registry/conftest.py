@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from multigraft_adapters.registry import Registry
-from tests.postgresql import PostgresServer, postgres_server
+from tests.postgresql import PostgresServer
 
 Place = Path | str
 """A data folder, or a URL."""
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
