@@ -55,7 +55,7 @@ def test_damaged_missing_and_stray_files_are_named(run: Run, kept: Kept) -> None
     problems = {problem["where"]: problem for problem in json.loads(result.output)["problems"]}
     assert problems.keys() == {torn, lacking, gone, "sha256/notes.txt"}
     assert "do not have this digest; needed by topic@1" in problems[torn]["reason"]
-    assert "has the files adapter_model.safetensors, task.json" in problems[lacking]["reason"]
+    assert "it has adapter_model.safetensors, task.json in place of" in problems[lacking]["reason"]
     assert problems[gone] == {
         "kind": "missing",
         "where": gone,
@@ -107,5 +107,5 @@ def test_a_store_that_is_down_is_one_clear_sentence(
     Registry.open(tmp_path, "smollm2").close()
     result = run("store", "check", "--data-dir", str(tmp_path), "--store", "s3://bucket/prefix")
     assert result.exit_code == 2
-    assert "the adapter store s3://bucket/prefix cannot be used" in result.output
+    assert "the adapter store cannot be used: s3://bucket/prefix: " in result.output
     assert "Traceback" not in result.output

@@ -12,7 +12,7 @@ import pytest
 from multigraft_adapters.artifact import digest_of
 from multigraft_adapters.errors import ConflictError
 from multigraft_adapters.registry import Registry
-from multigraft_adapters.store import Store, collect
+from multigraft_adapters.store import ObjectStore, Store, collect
 from tests.registry.parts import Adapter, make_adapter
 from tests.store.places import PAST_S, FolderPlace, ObjectPlace, Place, make_files, put
 
@@ -129,5 +129,8 @@ def test_an_upload_of_what_is_being_collected_wins(folder: FolderPlace, tmp_path
 
 def test_an_upload_of_what_is_being_collected_wins_on_s3(bucket: ObjectPlace, tmp_path: Path) -> None:
     put(bucket.open(), "one")
-    time.sleep(2.1)  # S3's times are whole seconds
-    check_upload_wins(tmp_path, bucket.later(), bucket.later(), PAST_S + 2.0)
+    now_s = time.time() + PAST_S
+    collector = ObjectStore.of_s3(bucket.url, timeout_s=30, now_s=lambda: now_s)
+    [garbage] = collector.stored()
+    time.sleep(1.01)  # S3's times are whole seconds
+    check_upload_wins(tmp_path, bucket.later(), collector, garbage.age_s - 0.5)

@@ -75,7 +75,7 @@ def test_a_missing_and_a_spare_file_are_noticed(store: Store, place: Place) -> N
     place.delete(place.path_of(missing, CONFIG_FILE))
     place.write(place.path_of(spare, CONFIG_FILE).replace(CONFIG_FILE, "README.md"), b"hello")
     for digest in (missing, spare):
-        with pytest.raises(IntegrityError, match="has the files"):
+        with pytest.raises(IntegrityError, match="in place of"):
             store.get(digest)
 
 

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from multigraft_adapters.commands.options import json_option, short_digest, show
-from multigraft_adapters.errors import DataFolderError
+from multigraft_adapters.errors import DataFolderError, StoreUnavailableError
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import DEFAULT_GRACE_S, Collected, Problem, Store, check, collect, open_store
 
@@ -113,6 +113,9 @@ def _opened(data_dir: Path, store_url: str | None, registry_url: str | None) -> 
     registry = Registry.open(registry_url or data_dir, base_name="")
     try:
         yield open_store(data_dir, store_url), registry
+    except StoreUnavailableError as error:
+        reason = error.data.get("reason")
+        raise StoreUnavailableError(f"{error.message} ({reason})" if reason else error.message) from error
     finally:
         registry.close()
 
@@ -122,7 +125,8 @@ def _problems(problems: list[Problem], num_adapters: Any) -> Table | str:
         return f"{num_adapters} adapters, nothing wrong"
     table = Table("problem", "where", "what")
     for problem in problems:
-        table.add_row(problem.kind, problem.where, problem.reason)
+        where = problem.where if problem.kind == "stray" else short_digest(problem.where)
+        table.add_row(problem.kind, where, problem.reason)
     return table
 
 

@@ -54,5 +54,5 @@ def _problem(store: Store, digest: str, references: list[str]) -> Problem | None
         # What no version needs may be collected while this goes on.
         return Problem("missing", digest, f"not in the store; {needed}") if references else None
     except IntegrityError as error:
-        return Problem("damaged", digest, f"{error.message}; {needed}")
+        return Problem("damaged", digest, f"{error.data['reason']}; {needed}")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
@@ -19,8 +18,6 @@ from obstore.store import S3Store
 from multigraft_adapters.artifact import ARTIFACT_FILES, MANIFEST_FILE
 from multigraft_adapters.errors import IntegrityError, StoreUnavailableError
 from multigraft_adapters.store.store import Store, Stored, check_content, hex_of, not_held
-
-logger = logging.getLogger(__name__)
 
 FRESH_S = 60.0
 """A copy this young counts as put now: another one of it is not written."""
@@ -211,14 +208,14 @@ class ObjectStore(Store):
     def _told(self, problem: str) -> Iterator[None]:
         """What the object store refuses, or does not answer, as one sentence without its address.
 
-        The reason is for those who run the server: in the log, and in the error's data.
+        The reason, in the error's data, is for those who run the server.
         """
         try:
             yield
         except (BaseError, OSError) as error:
             reason = str(error).partition("\n")[0][:300]
-            logger.warning("%s, at %s: %s", problem, self._url, reason)
-            raise StoreUnavailableError(f"{problem}: the object store fails", reason=reason) from error
+            told = f"{self._url}: {reason}"
+            raise StoreUnavailableError(f"{problem}: the object store fails", reason=told) from error
 
 
 def _newest_first(copies: list[_Copy]) -> list[_Copy]:

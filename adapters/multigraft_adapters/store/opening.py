@@ -33,7 +33,7 @@ def open_store(data_dir: Path, url: str | None = None, *, timeout_s: float = DEF
         store = ObjectStore.of_s3(url, timeout_s)
         _ = _NOWHERE in store
     except StoreUnavailableError as error:
-        raise SetupError(f"the adapter store {url} cannot be used: {error.data['reason']}") from error
+        raise SetupError(f"the adapter store cannot be used: {error.data['reason']}") from error
     except (BaseError, ValueError) as error:
         raise SetupError(f"the adapter store {url} cannot be used: {str(error).splitlines()[0]}") from error
     return store

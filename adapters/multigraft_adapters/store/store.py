@@ -84,15 +84,15 @@ def hex_of(digest: str) -> str | None:
 
 
 def check_content(digest: str, files: Mapping[str, bytes]) -> None:
-    """Raises IntegrityError unless these are an adapter's files with this digest."""
+    """Raises IntegrityError, its data the `reason`, unless these are an adapter's files with this digest."""
     if set(files) != set(ARTIFACT_FILES):
-        raise IntegrityError(
-            f"adapter {digest} has the files {', '.join(sorted(files)) or 'none'}, "
-            f"not {', '.join(sorted(ARTIFACT_FILES))}",
-            digest=digest,
-        )
-    if digest_of(files) != digest:
-        raise IntegrityError(f"the files of adapter {digest} do not have this digest", digest=digest)
+        there = ", ".join(sorted(files)) or "no files"
+        reason = f"it has {there} in place of {', '.join(sorted(ARTIFACT_FILES))}"
+    elif digest_of(files) != digest:
+        reason = "its files do not have this digest"
+    else:
+        return
+    raise IntegrityError(f"adapter {digest} is damaged: {reason}", digest=digest, reason=reason)
 
 
 def not_held(digest: str) -> NotFoundError:

@@ -105,11 +105,14 @@ def error_body(error: BaseException) -> dict[str, Any]:
 
 
 def error_response(error: BaseException, *, retry_after_seconds: int = 1) -> JSONResponse:
-    """The whole answer to an error. What we did not raise on purpose, or is our fault, is logged."""
+    """The whole answer to an error. What we did not raise on purpose, or is our fault, is logged,
+    and so is why a store failed, which is not the caller's to know."""
     ours = as_ours(error)
     status = problem_of(ours).status
     if status == 500:
         logger.error("a request failed", exc_info=error)
+    elif isinstance(ours, errors.StoreUnavailableError) and "reason" in ours.data:
+        logger.warning("%s: %s", ours.message, ours.data["reason"])
     return JSONResponse(error_body(ours), status, headers=_headers(ours, status, retry_after_seconds))
 
 
