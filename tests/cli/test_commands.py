@@ -168,7 +168,7 @@ def test_retire_says_what_is_retired_and_who_did_it(run: Run, server: StubServer
 def test_diff_shows_metrics_with_their_change_and_fields_that_differ(run: Run, server: StubServer) -> None:
     def version(number: int, digest: str, accuracy: float, rank: int) -> Answer:
         manifest = {"task_type": "text-classification", "method": {"name": "lora", "parameters": {"rank": rank}}}
-        metrics = {"test": {"accuracy": accuracy}}
+        metrics = {"accuracy": accuracy}
         own = {"task": "topic", "version": number, "digest": digest, "metrics": metrics, "tier": "host"}
         return Answer(own | {"leases": number, "manifest": manifest | {"metrics": metrics}})
 
@@ -180,10 +180,10 @@ def test_diff_shows_metrics_with_their_change_and_fields_that_differ(run: Run, s
     told = json.loads(run("diff", "topic", "production", "2", "--json", "-", "--url", server.url).output)
     assert (told["a"], told["b"]) == (1, 2)
     rows = {row["field"]: (row["a"], row["b"], row.get("change")) for row in told["differences"]}
-    assert set(rows) == {"version", "digest", "metrics.test.accuracy", "method.parameters.rank"}
-    assert rows["metrics.test.accuracy"] == (0.5, 0.75, 0.25)
+    assert set(rows) == {"version", "digest", "metrics.accuracy", "method.parameters.rank"}
+    assert rows["metrics.accuracy"] == (0.5, 0.75, 0.25)
     table = run("diff", "topic", "1", "2", "--url", server.url).output
-    for shown in ("topic@1", "metrics.test.accuracy", "+0.25", "sha256:bbbbbbbbbbbb", "method.parameters.rank"):
+    for shown in ("topic@1", "metrics.accuracy", "+0.25", "sha256:bbbbbbbbbbbb", "method.parameters.rank"):
         assert shown in table
     assert "do not differ" in run("diff", "topic", "1", "1", "--url", server.url).output
     assert "no alias 'blue'; it has: production" in run("diff", "topic", "1", "blue", "--url", server.url).stderr

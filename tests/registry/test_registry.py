@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from multigraft_adapters.errors import (
     ConflictError,
@@ -244,3 +246,27 @@ def test_the_change_counter_grows_with_writes_only(registry: Registry) -> None:
     with pytest.raises(ConflictError):
         registry.rollback("topic")
     assert not grew()
+
+
+def test_a_listing_asks_as_often_for_many_tasks_as_for_few(registry: Registry) -> None:
+    asked: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    def statements() -> int:
+        asked.clear()
+        registry.tasks()
+        return len([one for one in asked if one.startswith("SELECT")])
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        fill(registry, "topic", 1)
+        few = statements()
+        for number in range(20):
+            registry.add_version(f"task{number}", make_adapter("one"), alias="production")
+        assert statements() == few > 1
+        assert statements() == 1  # nothing has changed
+        assert registry.tasks() == [registry.task(task.name) for task in registry.tasks()]
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
