@@ -221,6 +221,13 @@ def test_a_percentile_of_steps_is_of_those_between_two_moments() -> None:
     assert step_percentile(after, after, 99) is None
 
 
+def test_an_answer_by_a_version_that_was_retired_before_it_was_asked_is_wrong(book: TaskBook) -> None:
+    book.versions[1].retiring_s, book.versions[1].retired_s = 20.0, 20.5
+    answers = [recorded("t@1", "label-1", "digest-1", 1, sent=sent, headed=30) for sent in (20.4, 21.4, 22.0)]
+    judge(answers, {"t": book})
+    assert [answer.record.code for answer in answers] == ["200", "200", "retired"]
+
+
 @pytest.mark.slow
 def test_a_storm_on_a_tiny_base_ends_with_0_and_tells_what_it_did(tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "tiny", "llama")

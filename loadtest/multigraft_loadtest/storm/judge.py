@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multigraft_loadtest.records import Record
-from multigraft_loadtest.storm.ledger import PRODUCTION, Ledger, TaskBook, VersionBook
+from multigraft_loadtest.storm.ledger import OTHER_PROCESS_SECONDS, PRODUCTION, Ledger, TaskBook, VersionBook
 from multigraft_loadtest.storm.marked import Mark
 
 ASKED_FOR = "asked for"
@@ -58,6 +58,10 @@ def _judge(answer: Answer, ledger: Ledger) -> None:
     elif not says(record, version.mark):
         _wrong(
             record, "content", f"by version {version.number}, {version.mark.text!r}, says {_told(record, ledger)}"
+        )
+    elif record.sent_s > version.retired_s + OTHER_PROCESS_SECONDS:
+        _wrong(
+            record, "retired", f"was answered at {record.sent_s:.2f} s by version {version.number}, retired before"
         )
     elif version.number not in (can := book.possible(selector, record.sent_s, record.headed_s, answer.process)):
         times = f"between {record.sent_s:.2f} and {record.headed_s:.2f} s"

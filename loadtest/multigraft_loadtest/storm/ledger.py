@@ -84,12 +84,13 @@ class AliasBook:
 
 @dataclass(slots=True)
 class VersionBook:
-    """A version. `retiring_s` is when its retirement was asked for."""
+    """A version. Its retirement is asked for at `retiring_s` and acknowledged at `retired_s`."""
 
     number: int
     digest: str
     mark: Mark
     retiring_s: float = math.inf
+    retired_s: float = math.inf
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ CANARY = "canary"
 KEPT_VERSIONS = 3
 """From so many live versions of a task on, one is retired rather than another uploaded."""
 
+SPLITS = (0.1, 0.5, 0.75)
 UNKNOWN = 0
 """A revision that an upload's answer does not tell."""
 
@@ -52,6 +53,7 @@ class Operator:
     done: list[Operation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     serial: int = 0
+    pinned: str | None = None
     busy: list[int] = field(default_factory=list)
     """The processes of the operations under way."""
 
@@ -259,6 +261,59 @@ async def _rollback(act: _Act) -> bool | None:
     return False
 
 
+async def _split(act: _Act) -> bool | None:
+    """Production, or the canary, over two versions."""
+    if len(act.book.live) < 2:
+        return None
+    first, second = act.by.draw.sample(act.book.live, 2)
+    share = act.by.draw.choice(SPLITS)
+    alias = act.by.draw.choice((PRODUCTION, PRODUCTION, CANARY))
+    await act.point(alias, {first: share, second: 1 - share})
+    return False
+
+
+async def _retire(act: _Act) -> bool | None:
+    """A version to which nothing points, and to which no next rollback leads."""
+    wanted = act.book.aliased.union(
+        *(weights for alias in act.book.aliases.values() for weights in alias.trail[-2:])
+    )
+    free = [
+        version
+        for number, version in act.book.versions.items()
+        if number in act.book.live and number not in wanted
+    ]
+    if not free:
+        return None
+    version = act.by.draw.choice(free)
+    version.retiring_s = act.by.clock()
+    act.check(await act.http.delete(f"{act.route}/versions/{version.number}"), 200)
+    version.retired_s = act.by.clock()
+    return False
+
+
+async def _retire_in_use(act: _Act) -> bool | None:
+    """A version to which an alias points stays."""
+    number = act.by.draw.choice(sorted(act.book.aliased))
+    told = act.check(await act.http.delete(f"{act.route}/versions/{number}"), 409)
+    names = [name for name, alias in act.book.aliases.items() if number in alias.weights]
+    if not any(name in told["error"]["message"] for name in names):
+        raise UnexpectedAnswerError(f"the refusal names none of {names}: {told['error']['message']}")
+    return True
+
+
+async def _pin(act: _Act) -> bool | None:
+    """Of all tasks at most one is pinned: this one, or that one no longer."""
+    if act.by.pinned is not None:
+        name, act.by.pinned = act.by.pinned, None
+        act.check(await act.http.delete(f"/v1/tasks/{name}/pin"), 200)
+        return False
+    answer = await act.http.post(f"{act.route}/pin")
+    act.check(answer, 200, 409)
+    if answer.status_code == 200:
+        act.by.pinned = act.book.name
+    return answer.status_code == 409
+
+
 OPERATIONS: dict[str, Callable[[_Act], Awaitable[bool | None]]] = {
     "begin": _begin,
     "upload": _upload,
@@ -270,6 +325,10 @@ OPERATIONS: dict[str, Callable[[_Act], Awaitable[bool | None]]] = {
     "promote stale": _promote_stale,
     "race": _race,
     "rollback": _rollback,
+    "split": _split,
+    "retire": _retire,
+    "retire in use": _retire_in_use,
+    "pin": _pin,
 }
 """By name. Each returns whether it was refused as it should be; None when there was nothing to do."""
 
@@ -282,6 +341,10 @@ SHARES = {
     "canary": 2,
     "promote stale": 1,
     "race": 2,
-    "rollback": 3,
+    "rollback": 4,
+    "split": 4,
+    "retire": 5,
+    "retire in use": 1,
+    "pin": 1,
 }
 """How often each is done, relative to the others."""

@@ -20,7 +20,7 @@ from multigraft_loadtest.shapes import Shape, base_folder, shape_of
 from multigraft_loadtest.storm.alphabet import make_alphabet
 from multigraft_loadtest.storm.base_files import BaseFiles
 from multigraft_loadtest.storm.judge import Answer
-from multigraft_loadtest.storm.ledger import Ledger, TaskBook
+from multigraft_loadtest.storm.ledger import PRODUCTION, Ledger, TaskBook
 from multigraft_loadtest.storm.marked import METHODS, Kind, Marker
 from multigraft_loadtest.storm.observed import Observed, observe
 from multigraft_loadtest.storm.operations import Operation, Operator, weights_of
@@ -231,6 +231,12 @@ class _Storm:
             told = await asyncio.to_thread(first.get, f"/v1/tasks/{book.name}")
             found = {alias["name"]: dict(weights_of(alias)) for alias in told["aliases"]}
             wanted = {name: dict(alias.weights) for name, alias in book.aliases.items() if alias.states}
+            if PRODUCTION in wanted:
+                route = f"/v1/tasks/{book.name}/aliases/{PRODUCTION}"
+                back = (await asyncio.to_thread(first.get, route))["history"]
+                trail = [dict(weights) for weights in reversed(book.alias(PRODUCTION).trail)]
+                if [dict(weights_of(state)) for state in back] != trail[: len(back)]:
+                    self._outcome.problems.append(f"{book.name}'s history is {back}, and should be {trail}")
             if found != wanted:
                 self._outcome.problems.append(f"{book.name}'s aliases end as {found}, and should be {wanted}")
 
