@@ -30,7 +30,7 @@ from tests.parity.variants import VARIANTS
 
 GREEDY = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True)
 SAMPLED = SamplingParams(max_tokens=10, temperature=1.3, top_p=0.95, seed=5, ignore_eos=True)
-OFF = {"prefix_cache_bytes": 0}
+OFF = EngineSettings(prefix_cache_bytes=0)
 SHARED = [8 + (7 * place) % 250 for place in range(50)]
 
 
@@ -84,10 +84,10 @@ def test_answers_with_cached_prefixes_are_those_without(
     family: str, params: SamplingParams, max_step_tokens: int, load_tiny: LoadTiny
 ) -> None:
     prompts = [SHARED + tail for tail in tails(6)] + [SHARED[:32], SHARED[:48], SHARED, SHARED + [9]]
-    limits = {"max_step_tokens": max_step_tokens, "max_running_rows": 6}
-    with running_engine(load_tiny(family), {}, EngineSettings(**limits, **OFF)) as loop:
+    settings = EngineSettings(max_step_tokens=max_step_tokens, max_running_rows=6)
+    with running_engine(load_tiny(family), {}, replace(settings, prefix_cache_bytes=0)) as loop:
         expected = [ask(loop, [prompt], params)[0].tokens for prompt in prompts]
-    with running_engine(load_tiny(family), {}, EngineSettings(**limits)) as loop:
+    with running_engine(load_tiny(family), {}, settings) as loop:
         first = ask(loop, prompts[:1], params)
         assert cached(first[0]) == 0
         crowd = ask(loop, prompts, params)
@@ -122,7 +122,7 @@ def test_every_method_is_exact_with_its_own_cached_prefixes(
 def test_a_new_version_never_meets_the_old_one_s_prefixes(load_tiny: LoadTiny) -> None:
     base = load_tiny("llama")
     versions = {name: random_adapter(base.spec, name, 4, seed) for seed, name in enumerate(("old", "new"))}
-    with running_engine(load_tiny("llama"), versions, EngineSettings(**OFF)) as loop:
+    with running_engine(load_tiny("llama"), versions, OFF) as loop:
         expected = {name: ask(loop, [SHARED], digest=name)[0].tokens for name in versions}
     assert expected["old"] != expected["new"]
     with running_engine(base, versions) as loop:
@@ -180,7 +180,7 @@ def test_a_small_cache_forgets_what_was_not_used_for_longest(load_tiny: LoadTiny
     assert base.spec.kv is not None
     block_bytes = BLOCK_TOKENS * base.spec.kv.numbers_per_token * 4
     others = [tail * 4 for tail in tails(12)]
-    with running_engine(load_tiny("llama"), {}, EngineSettings(**OFF)) as loop:
+    with running_engine(load_tiny("llama"), {}, OFF) as loop:
         expected = [ask(loop, [prompt])[0].tokens for prompt in [SHARED, *others]]
     with running_engine(base, {}, EngineSettings(prefix_cache_bytes=8 * block_bytes + 5)) as loop:
         for prompt, tokens in zip(others, expected[1:], strict=True):
@@ -193,7 +193,7 @@ def test_a_small_cache_forgets_what_was_not_used_for_longest(load_tiny: LoadTiny
 
 def test_without_a_cache_nothing_is_looked_up(load_tiny: LoadTiny) -> None:
     told = Lookups()
-    with running_engine(load_tiny("llama"), {}, EngineSettings(**OFF), told) as loop:
+    with running_engine(load_tiny("llama"), {}, OFF, told) as loop:
         assert [cached(ask(loop, [SHARED])[0]) for _ in range(2)] == [0, 0]
         assert loop.snapshot().prefix_tokens_capacity == 0
     assert (told.queried, told.computed) == (0, 2 * len(SHARED))

@@ -62,19 +62,38 @@ def packed_attention(
     states = _States(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
     layer, step = _Layer(scaling, sliding_window, softcap), attention_step
     out = query.new_empty(states.query.shape)
+    place: int = getattr(module, "layer_idx", 0)
+    for write in step.writes:
+        _cache(states, write, place, step)
+    _attend_many(out, states, layer, place, step)
+    for index, group in enumerate(step.decodes):
+        _attend_decodes(out, states, layer, group, place, step, index)
+    return out[None], None
+
+
+def attend_many(
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    place: int,
+    step: AttentionStep,
+    *,
+    scaling: float,
+    window: int | None,
+) -> None:
+    """Attention of the rows that have several tokens in a step whose keys and values are cached already, at layer
+    `place`: query (tokens, heads, head_dim), key and value (tokens, kv_heads, head_dim) into `out`."""
+    _attend_many(out, _States(query, key, value), _Layer(scaling, window, None), place, step)
+
+
+def _attend_many(out: Tensor, states: _States, layer: _Layer, place: int, step: AttentionStep) -> None:
     for index, whole in enumerate(step.whole):
         _attend_wholes(out, states, layer, whole, step, index)
-    if step.prefixed or step.writes:
-        place: int = module.layer_idx  # type: ignore[assignment]
-        for write in step.writes:
-            _cache(states, write, place, step)
-        for prefixed in step.prefixed:
-            _attend_after_prefix(out, states, layer, prefixed, place, step)
-        for chunk in step.chunks:
-            _attend_chunk(out, states, layer, chunk, place, step)
-        for index, group in enumerate(step.decodes):
-            _attend_decodes(out, states, layer, group, place, step, index)
-    return out[None], None
+    for prefixed in step.prefixed:
+        _attend_after_prefix(out, states, layer, prefixed, place, step)
+    for chunk in step.chunks:
+        _attend_chunk(out, states, layer, chunk, place, step)
 
 
 def _attend_wholes(

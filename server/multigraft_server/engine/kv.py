@@ -34,6 +34,15 @@ class KVCache:
             numbers = self.slab_tokens * self.layout.heads * self.layout.head_dim
             self._slabs[slab] = torch.zeros(2, self.layout.layers, numbers, device=self._device, dtype=self._dtype)
 
+    def address(self, row: KVRow) -> int:
+        """Where a row's first key in the first layer lies in memory."""
+        numbers = row.index * self.layout.heads * row.capacity * self.layout.head_dim
+        return self._slabs[row.slab].data_ptr() + numbers * self._dtype.itemsize
+
+    def layer_bytes(self) -> int:
+        """From a row's keys in one layer to those in the next; its values are as many layers further."""
+        return self.slab_tokens * self.layout.heads * self.layout.head_dim * self._dtype.itemsize
+
     def write(self, row: KVRow, prefix: Tensor) -> None:
         """Put keys and values (2, layers, heads, tokens, head_dim) into a row's first places."""
         self.tokens(row, 0, prefix.shape[3]).copy_(prefix)

@@ -18,6 +18,7 @@ from multigraft_server.engine.banks.prompts import take_in
 from multigraft_server.engine.banks.scales import ScalePlace
 from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
+from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.packing import packed
 from multigraft_server.engine.shared import share_products
 
@@ -125,16 +126,16 @@ class WrappedBase:
     """The base's own modules at these places."""
 
 
-def wrap_base(base: Base, context: StepContext) -> WrappedBase:
-    """Wrap every module of a base that a delta may be at, once."""
+def wrap_base(base: Base, context: StepContext, kernels: Kernels | None = None) -> WrappedBase:
+    """Wrap every module of a base that a delta may be at, once; the kernels, if any, compute the linear ones."""
     spec = base.spec
     own_embeddings = {path: base.model.get_submodule(path) for path in spec.embeddings}
-    linears = wrap_linears(base.model, spec, context)
+    linears = wrap_linears(base.model, spec, context, kernels)
     norms = wrap_norms(base.model, spec, context)
     embeddings = {path: _hook_tables(module, context) for path, module in own_embeddings.items()}
     head = None
     if base.lm_head is not None and spec.output_head is not None:
-        head = DeltaLinear(packed(base.lm_head), spec.output_head, context)
+        head = DeltaLinear(packed(base.lm_head, kernels), spec.output_head, context)
     wrapped: dict[str, DeltaLinear | DeltaNorm] = {**linears, **norms}
     if head is not None:
         wrapped[OUTPUT_HEAD] = head
@@ -155,9 +156,11 @@ def _hook_tables(embedding: nn.Module, context: StepContext) -> EmbeddingPlace:
     return place
 
 
-def wrap_linears(backbone: nn.Module, spec: BaseSpec, context: StepContext) -> dict[str, DeltaLinear]:
+def wrap_linears(
+    backbone: nn.Module, spec: BaseSpec, context: StepContext, kernels: Kernels | None = None
+) -> dict[str, DeltaLinear]:
     """Replace each target module by a DeltaLinear around it; returns them by path."""
-    own = share_products({path: packed(backbone.get_submodule(path)) for path in spec.targets})
+    own = share_products({path: packed(backbone.get_submodule(path), kernels) for path in spec.targets})
     wrapped: dict[str, DeltaLinear] = {}
     for path, shape in spec.targets.items():
         wrapped[path] = DeltaLinear(own[path], shape, context)

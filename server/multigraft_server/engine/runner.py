@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,11 @@ from multigraft_server.engine.attention_step import (
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
+from multigraft_server.engine.fused import fuse_blocks
+from multigraft_server.engine.fused_layers import fuse_layers
+from multigraft_server.engine.fused_step import FusedSteps
 from multigraft_server.engine.inputs import InputPacker, PackedImages
+from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.layers import hook_embedding, wrap_base
 from multigraft_server.engine.memory import weight_bytes
@@ -31,11 +36,16 @@ from multigraft_server.engine.pooling import slot_groups
 class Runner:
     """Owns the wrapped backbone. The base's modules are replaced once, here; nothing else touches them."""
 
-    def __init__(self, base: Base, kv: KVCache | None, num_slots: int) -> None:
+    def __init__(self, base: Base, kv: KVCache | None, num_slots: int, kernels: Kernels | None = None) -> None:
         self.context = StepContext()
         self.device: torch.device = base.model.device
-        wrapped = wrap_base(base, self.context)
-        self.banks = Banks(wrapped, base.spec.hidden_size, num_slots, self.device, base.model.dtype)
+        self._fused: FusedSteps | None = None
+        if kernels is not None and fuse_blocks(base.model, kernels) and kv is not None:
+            self._fused = FusedSteps(base.model.config.num_attention_heads, kv)
+        wrapped = wrap_base(base, self.context, kernels)
+        if self._fused is not None and kernels is not None:
+            fuse_layers(base.model, self.context, kernels, self._fused.layouts)
+        self.banks = Banks(wrapped, base.spec.hidden_size, num_slots, self.device, base.model.dtype, kernels)
         self.frozen = FrozenModules(wrapped.bases, base.model.dtype)
         self._base = base
         self._head = wrapped.head
@@ -63,10 +73,10 @@ class Runner:
 
     def run(self, plan: StepPlan) -> Tensor:
         """The hidden states of the plan's tokens, (tokens, hidden), in the plan's order."""
-        attention = self._attention(plan.rows)
+        steps = self._attention(plan.rows)
         groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
         with self.context.step(self.banks.plan(groups), self.banks.prompts.plan(plan.rows)):
-            output = self._base.model(**self._inputs.pack(plan.rows), use_cache=False, attention_step=attention)
+            output = self._base.model(**self._inputs.pack(plan.rows), use_cache=False, **steps)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -88,7 +98,8 @@ class Runner:
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
 
-    def _attention(self, rows: Sequence[PlannedRow]) -> AttentionStep:
+    def _attention(self, rows: Sequence[PlannedRow]) -> dict[str, object]:
+        """What the attention modules take beside the states."""
         whole: list[tuple[int, int]] = []
         prefixed: list[PrefixedRow] = []
         cached: list[CachedRow] = []
@@ -107,15 +118,24 @@ class Runner:
             if kv is not None:
                 cached.append(CachedRow(place, stop, part.start, kv))
             place = stop
-        spec, going_on = self._base.spec, [row for row in cached if row.past > 0]
-        return AttentionStep(
-            causal=spec.family == "decoder",
+        going_on = [row for row in cached if row.past > 0]
+        step = AttentionStep(
+            causal=self._base.spec.family == "decoder",
             prefixed=prefixed,
             whole=group_wholes(whole, self.device),
             chunks=[row for row in going_on if row.stop - row.start > 1],
-            decodes=group_decodes([row for row in going_on if row.stop - row.start == 1], self.device),
-            writes=writes_of(cached, 0 if spec.kv is None else spec.kv.heads, self.device),
             kv=self._kv,
+        )
+        if self._fused is not None:
+            return {"attention_step": step, "fused_step": self._fused.make(place, cached)}
+        return {"attention_step": self._with_single_tokens(step, cached)}
+
+    def _with_single_tokens(self, step: AttentionStep, cached: Sequence[CachedRow]) -> AttentionStep:
+        layout, singles = self._base.spec.kv, [row for row in cached if row.past > 0 and row.stop - row.start == 1]
+        return replace(
+            step,
+            decodes=group_decodes(singles, self.device),
+            writes=writes_of(cached, 0 if layout is None else layout.heads, self.device),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_server.engine.kernels import KernelMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class EngineSettings:
     in slots; None: as much as the slots take. `host_bytes`: adapters kept in host memory. `age_bound_s`: after
     this wait neither a priority nor the want of room holds a request up any longer. `load_threads`: loads at
     once. `retry_load_s`: how long a failed load is remembered at first, twice as long after each further failure,
-    up to `max_retry_load_s`.
+    up to `max_retry_load_s`. `kernels`: whether the compiled kernels compute what they can.
     """
 
     slots: int = 16
@@ -38,6 +39,7 @@ class EngineSettings:
     load_threads: int = 4
     retry_load_s: float = 1.0
     max_retry_load_s: float = 60.0
+    kernels: KernelMode = "auto"
 
     def __post_init__(self) -> None:
         for name in (

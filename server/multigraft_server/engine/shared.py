@@ -27,9 +27,7 @@ class SharedProduct:
 
     def __init__(self, members: Sequence[PackedLinear]) -> None:
         self._sizes = [member.weight.shape[0] for member in members]
-        weights = torch.cat([member.weight for member in members])
-        biases: list[Tensor] = [member.bias for member in members if member.bias is not None]
-        self._linear = PackedLinear(weights, torch.cat(biases) if biases else None)
+        self.linear = PackedLinear.stacked(members)
         self._x: Tensor | None = None
         self._left: dict[int, Tensor] = {}
 
@@ -43,7 +41,7 @@ class SharedProduct:
         """The member's own part (..., out) of the product of `x` (..., in)."""
         if self._x is not x or member not in self._left:
             self._x = x
-            self._left = dict(enumerate(torch.split(self._linear(x), self._sizes, dim=-1)))
+            self._left = dict(enumerate(torch.split(self.linear(x), self._sizes, dim=-1)))
         own = self._left.pop(member)
         if not self._left:
             self._x = None
@@ -51,11 +49,11 @@ class SharedProduct:
 
     def weight(self, member: int) -> Tensor:
         """A member's weight (out, in), copied."""
-        return torch.split(self._linear.weight, self._sizes)[member]
+        return torch.split(self.linear.weight, self._sizes)[member]
 
     def bias(self, member: int) -> Tensor | None:
         """A member's bias (out,)."""
-        bias = self._linear.bias
+        bias = self.linear.bias
         return None if bias is None else torch.split(bias, self._sizes)[member]
 
 
@@ -92,7 +90,8 @@ def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     shared = dict(modules)
     for paths in _same_input(modules):
         members = [module for path in paths if isinstance(module := modules[path], PackedLinear)]
-        if len(members) == len(paths) and len({member.bias is None for member in members}) == 1:
+        alike = len({(type(member), member.bias is None) for member in members}) == 1
+        if len(members) == len(paths) and alike:
             product = SharedProduct(members)
             shared |= {path: SharedLinear(product, index) for index, path in enumerate(paths)}
     return shared

@@ -15,6 +15,7 @@ from multigraft_server.engine.banks.prefixes import PrefixBank
 from multigraft_server.engine.banks.prompts import PromptBank
 from multigraft_server.engine.banks.scales import ScaleBanks
 from multigraft_server.engine.banks.step import DeltaStep
+from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.layers import WrappedBase
 from multigraft_server.engine.methods.prepared import PreparedDelta
 from multigraft_server.engine.plan import Group
@@ -43,11 +44,12 @@ class Banks:
         num_slots: int,
         device: torch.device,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         linears, norms = wrapped.linears, wrapped.norms
         head = {} if wrapped.head is None else {OUTPUT_HEAD: wrapped.head}
-        self._low_rank = LowRankBanks(linears, num_slots * USUAL_RANK, device, dtype)
-        self._head_low_rank = LowRankBanks(head, 0, device, dtype)
+        self._low_rank = LowRankBanks(linears, num_slots * USUAL_RANK, device, dtype, kernels)
+        self._head_low_rank = LowRankBanks(head, 0, device, dtype, kernels)
         self._head_outputs = ScaleBanks(
             lambda delta: delta.outputs, {path: linear.outputs for path, linear in head.items()}, device
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks.columns import ColumnSpace
+from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.methods.prepared import PreparedDelta, PreparedPair
 from multigraft_server.engine.plan import Group
 
@@ -20,6 +21,10 @@ USUAL_RANK = 16
 MASKED_WORK = 32768
 """Tokens x columns up to which one masked product over all groups beats a product per group (measured on a
 2-core CPU at hidden sizes 384 and 576: a loop pays three launches per group and layer)."""
+
+KERNEL_TOKENS = 128
+"""Tokens up to which the compiled kernel, which reads each adapter's columns once for four tokens, beats torch's
+products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,22 @@ class ColumnStep:
 
     `first` is the first token that has columns. With `mask` (tokens from `first`, columns), all groups are
     computed in one product over `columns`, and `mask` keeps each token to its own adapter. Without it, each
-    group is computed on its own.
+    group is computed on its own. Where there are `kernels`, they compute all groups at once. Two steps of one
+    `generation` have their banks at the same places of memory.
     """
 
     first: int
     groups: tuple[ColumnGroup, ...]
     columns: range
     mask: Tensor | None
+    kernels: Kernels | None = None
+    table: Tensor | None = None  # the groups, as the kernels read them
+    generation: int = 0
+
+    @property
+    def widest(self) -> int:
+        """The most columns of a group."""
+        return max(len(group.columns) for group in self.groups)
 
 
 class LowRankBank:
@@ -62,12 +76,13 @@ class LowRankBank:
     def num_bytes(self) -> int:
         return self.a.nbytes + self.b.nbytes
 
-    def grow(self, columns: int) -> None:
-        """Make room for `columns` columns; contents stay."""
+    def grow(self, columns: int) -> bool:
+        """Make room for `columns` columns; contents stay. Returns whether they have been moved for it."""
         missing = columns - self.a.shape[0]
         if missing > 0:
             self.a = torch.cat([self.a, self.a.new_zeros(missing, self.a.shape[1])])
             self.b = torch.cat([self.b, self.b.new_zeros(missing, self.b.shape[1])])
+        return missing > 0
 
     def write(self, columns: range, pair: PreparedPair | None) -> None:
         """Fill a slot's columns; those beyond the pair's rank, or all without a pair, become zero."""
@@ -81,7 +96,9 @@ class LowRankBank:
 
     def add_to(self, y: Tensor, x: Tensor, step: ColumnStep) -> None:
         """Add each token's own product to `y` (tokens, out) in place, from `x` (tokens, in)."""
-        if step.mask is not None:
+        if step.kernels is not None and step.table is not None:
+            step.kernels.low_rank(y, x, self.a, self.b, step.table)
+        elif step.mask is not None:
             self._add_masked(y, x, step, step.mask)
         else:
             self.add_by_group(y, x, step)
@@ -113,12 +130,19 @@ class LowRankBanks:
     """The banks of some linear modules. They have no room for adapters until one is placed, then for `columns`."""
 
     def __init__(
-        self, places: Mapping[str, LowRankPlace], columns: int, device: torch.device, dtype: torch.dtype
+        self,
+        places: Mapping[str, LowRankPlace],
+        columns: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         self._places = places
+        self._kernels = kernels
         self._device = device
         self._dtype = dtype
         self._space = ColumnSpace(columns)
+        self._generation = 0
 
     @property
     def num_bytes(self) -> int:
@@ -133,8 +157,9 @@ class LowRankBanks:
         for path, place in self._places.items():
             if path in pairs and place.low_rank is None:
                 place.low_rank = self._new_bank(place.shape)
+                self._generation += 1
             if place.low_rank is not None:
-                place.low_rank.grow(self._space.capacity)
+                self._generation += place.low_rank.grow(self._space.capacity)
                 place.low_rank.write(columns, pairs.get(path))
 
     def clear(self, slot: int) -> None:
@@ -143,7 +168,8 @@ class LowRankBanks:
 
     def plan(self, groups: Sequence[Group]) -> ColumnStep | None:
         """How these groups are computed; None when no slot of theirs has a product."""
-        return plan_columns(groups, self._space, self._device, self._dtype)
+        step = plan_columns(groups, self._space, self._device, self._dtype, self._kernels)
+        return None if step is None else replace(step, generation=self._generation)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError when the columns of two slots overlap."""
@@ -155,7 +181,11 @@ class LowRankBanks:
 
 
 def plan_columns(
-    groups: Sequence[Group], space: ColumnSpace, device: torch.device, dtype: torch.dtype
+    groups: Sequence[Group],
+    space: ColumnSpace,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels | None = None,
 ) -> ColumnStep | None:
     """Choose how the banks of a space compute these groups; None when none of them has columns in it."""
     own = tuple(
@@ -165,6 +195,9 @@ def plan_columns(
         return None
     first, last = own[0].start, own[-1].stop
     columns = range(min(g.columns.start for g in own), max(g.columns.stop for g in own))
+    if kernels is not None and last - first <= KERNEL_TOKENS:
+        numbers = [(g.start, g.stop, g.columns.start, g.columns.stop) for g in own]
+        return ColumnStep(first, own, columns, None, kernels, torch.tensor(numbers, dtype=torch.int32))
     one_product = len(own) > 1 and (last - first) * len(columns) <= MASKED_WORK
     mask = _mask(own, first, last, columns, device, dtype) if one_product else None
     return ColumnStep(first, own, columns, mask)

@@ -22,6 +22,12 @@ class DeltaStep:
     around: tuple[BottleneckStep, ...] = ()
     embeddings: tuple[Group, ...] = ()
 
+    @property
+    def only_low_rank(self) -> bool:
+        """Whether nothing but low-rank products at linear modules is to be done, by the kernels."""
+        others = self.inputs or self.outputs or self.after or self.parallel or self.around
+        return not others and (self.low_rank is None or self.low_rank.table is not None)
+
     def __bool__(self) -> bool:
         some = self.low_rank is not None or self.inputs is not None or self.outputs is not None
         return some or bool(self.after or self.parallel or self.around or self.embeddings)

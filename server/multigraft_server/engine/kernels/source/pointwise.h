@@ -1,0 +1,16 @@
+/* What happens to one token's `size` numbers between the products. */
+#ifndef MULTIGRAFT_POINTWISE_H
+#define MULTIGRAFT_POINTWISE_H
+
+#include "common.h"
+
+/* y = weight * x / rms(x), the quotient kept in bfloat16 before it meets the weight, as transformers' models do. */
+void norm(const bf16 *x, const bf16 *weight, bf16 *y, ptrdiff_t size, float epsilon);
+
+/* y = silu(gate) * up, silu kept in bfloat16 before the product. */
+void gated(const bf16 *gate, const bf16 *up, bf16 *y, ptrdiff_t size);
+
+/* y += x. */
+void add(bf16 *y, const bf16 *x, ptrdiff_t size);
+
+#endif
