@@ -40,6 +40,11 @@ FROM parts-${PARTS} AS build
 RUN pip install -c constraints.txt --no-build-isolation ".[${EXTRAS}]"
 RUN pip install --no-deps --require-hashes -r requirements-bases.txt
 
+# The kernels are compiled for bfloat16 on x86 with matrix tiles, and used where the processor has them.
+FROM build AS compiled
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev libgomp1
+RUN if [ "$(uname -m)" = x86_64 ]; then python -m multigraft_server.engine.kernels; fi
+
 FROM python:${PYTHON}-slim-bookworm
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="multigraft" \
@@ -50,7 +55,7 @@ RUN groupadd --gid 10001 multigraft \
  && useradd --uid 10001 --gid multigraft --no-log-init --home-dir /data --shell /usr/sbin/nologin multigraft \
  && install --directory --owner=multigraft --group=multigraft /data
 # The code stays root's: the server can write its data folder and nothing else.
-COPY --from=build --chown=root:root /opt/multigraft /opt/multigraft
+COPY --from=compiled --chown=root:root /opt/multigraft /opt/multigraft
 ENV PATH=/opt/multigraft/bin:$PATH PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

@@ -61,6 +61,7 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             retry_load_s=settings.retry_load_seconds,
             max_retry_load_s=settings.max_retry_load_seconds,
             age_bound_s=settings.age_bound_seconds,
+            kernels=settings.kernels,
         )
     except InvalidRequestError as error:
         raise SetupError(f"bad settings: {error.message}") from None

@@ -72,6 +72,9 @@ class ServerSettings(BaseModel):
         Seconds, Field(description="how long a failed load is remembered; twice as long after each further one")
     ] = 1.0
     max_retry_load_seconds: Annotated[Seconds, Field(description="how long at most")] = 60.0
+    kernels: Annotated[
+        Literal["auto", "off", "required"], Field(description="compiled kernels for processors with matrix tiles")
+    ] = "auto"
     age_bound_seconds: Annotated[
         Seconds, Field(description="wait after which no priority and no want of room holds a request up")
     ] = 2.0

@@ -28,8 +28,8 @@ WHOLE = ("llama", "qwen2", "mistral")
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, logprobs=0)
 RANKS = (2, 16, 9, 80)
 EXCESS = 1.3
-"""The kernels' error, root mean square against fp32, to that of torch's operations in bfloat16: both round as often,
-in other places; about 200 log-probabilities are too few to tell errors that are nearer."""
+"""The kernels' error, root mean square against fp32, to that of torch's operations in bfloat16: they round as
+often, in other places, and 200 log-probabilities are too few to tell errors that are nearer."""
 
 
 def prompts(count: int) -> list[list[int]]:

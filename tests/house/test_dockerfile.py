@@ -67,8 +67,14 @@ def test_every_image_has_a_version(dockerfile: Dockerfile) -> None:
 
 
 def test_the_last_stage_installs_nothing_and_takes_root_s_code_from_the_build(final: Stage) -> None:
-    assert final.all("COPY") == [f"--from=build --chown=root:root {VENV} {VENV}"]
+    assert final.all("COPY") == [f"--from=compiled --chown=root:root {VENV} {VENV}"]
     assert not [command for command in final.all("RUN") if "pip" in command or "apt" in command]
+
+
+def test_the_kernels_are_compiled_on_top_of_the_build(dockerfile: Dockerfile) -> None:
+    (compiled,) = [stage for stage in dockerfile.stages if stage.name == "compiled"]
+    assert compiled.base == "build"
+    assert "python -m multigraft_server.engine.kernels" in compiled.all("RUN")[-1]
 
 
 def test_the_server_runs_as_an_unprivileged_user_with_its_data_in_a_volume(final: Stage) -> None:

@@ -54,6 +54,7 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
             "cached": state.prefix_cached_tokens,
         },
         "bytes": dict(state.bytes),
+        "kernels": state.kernels,
         "leases": parts.leases.total,
         "steps": state.steps,
         "widest_step_adapters": state.widest_step_adapters,

@@ -10,7 +10,6 @@ from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.failures import FailedLoads
 from multigraft_server.engine.host_tier import HostTier
-from multigraft_server.engine.kernels import load_kernels
 from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.loop import EngineLoop
@@ -36,8 +35,7 @@ def build_engine(
     """
     observer = observer or SilentObserver()
     kv_table, kv = _kv(base, settings)
-    kernels = load_kernels(settings.kernels, base.model.device, base.model.dtype)
-    runner = Runner(base, kv, settings.slots, kernels)
+    runner = Runner(base, kv, settings.slots, settings.kernels)
     loop = EngineLoop(settings)
     host = HostTier(
         fetch,

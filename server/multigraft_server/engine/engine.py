@@ -190,6 +190,7 @@ class Engine:
             prefix_queried_tokens=self._prefix_queried,
             prefix_cached_tokens=self._prefix_cached,
             bytes=self._bytes(),
+            kernels=self._runner.kernels,
             slot_bytes=slots.used_bytes,
             slot_budget_bytes=slots.budget_bytes,
             host_budget_bytes=self._host.budget_bytes,

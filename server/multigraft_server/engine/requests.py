@@ -161,6 +161,8 @@ class EngineSnapshot:
     """Of the adapters in slots; the banks have room for more."""
     slot_budget_bytes: int | None = None
     host_budget_bytes: int = 0
+    kernels: str = "off"
+    """`compiled`, or why torch's operations are used in their place."""
     steps: int = 0
     widest_step_adapters: int = 0
     loading: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from multigraft_server.engine.fused import fuse_blocks
 from multigraft_server.engine.fused_layers import fuse_layers
 from multigraft_server.engine.fused_step import FusedSteps
 from multigraft_server.engine.inputs import InputPacker, PackedImages
-from multigraft_server.engine.kernels import Kernels
+from multigraft_server.engine.kernels import KernelMode, load_kernels, why_unused
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.layers import hook_embedding, wrap_base
 from multigraft_server.engine.memory import weight_bytes
@@ -36,9 +36,11 @@ from multigraft_server.engine.pooling import slot_groups
 class Runner:
     """Owns the wrapped backbone. The base's modules are replaced once, here; nothing else touches them."""
 
-    def __init__(self, base: Base, kv: KVCache | None, num_slots: int, kernels: Kernels | None = None) -> None:
+    def __init__(self, base: Base, kv: KVCache | None, num_slots: int, kernel_mode: KernelMode = "auto") -> None:
         self.context = StepContext()
         self.device: torch.device = base.model.device
+        kernels = load_kernels(kernel_mode, self.device, base.model.dtype)
+        self.kernels = "compiled" if kernels else why_unused(kernel_mode, self.device, base.model.dtype)
         self._fused: FusedSteps | None = None
         if kernels is not None and fuse_blocks(base.model, kernels) and kv is not None:
             self._fused = FusedSteps(base.model.config.num_attention_heads, kv)

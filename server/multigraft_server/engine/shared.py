@@ -34,8 +34,8 @@ class SharedProduct:
     @property
     def num_bytes(self) -> int:
         """Bytes of the stacked weights and biases."""
-        bias = self._linear.bias
-        return self._linear.num_bytes + (0 if bias is None else bias.nbytes)
+        bias = self.linear.bias
+        return self.linear.num_bytes + (0 if bias is None else bias.nbytes)
 
     def take(self, member: int, x: Tensor) -> Tensor:
         """The member's own part (..., out) of the product of `x` (..., in)."""

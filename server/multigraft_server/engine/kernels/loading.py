@@ -44,6 +44,11 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     return _unusable()
 
 
+def why_unused(mode: KernelMode, device: torch.device, dtype: torch.dtype) -> str:
+    """What an operator is told where no kernels were loaded."""
+    return "off" if mode == "off" else why_not(device, dtype) or "off"
+
+
 @functools.cache
 def _unusable() -> str | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
