@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def test_what_is_uploaded_to_s3_is_served_and_is_the_same_twice(on_s3: Served, f
     answer = on_s3.predict("topic", "where is it")
     assert answer.headers["x-multigraft-adapter"] == first.json()["digest"]
     assert on_s3.parts.store.digests() == [first.json()["digest"]]
+
+
+def test_the_same_content_uploaded_at_once_is_one_version(serve: Serve) -> None:
+    served = serve(max_uploads=4)
+    files = adapter_files(served.spec, "text-classification", seed=1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: served.upload("topic", files, "production"), range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
+    [told] = {tuple(answer.json().values()) for answer in answers}
+    assert served.parts.store.digests() == [told[2]]
 
 
 def test_a_store_that_does_not_answer_costs_only_those_who_need_it(on_s3: Served, fragile: S3) -> None:
