@@ -63,15 +63,19 @@ def _residents(state: EngineSnapshot) -> GaugeMetricFamily:
 def _task_info(tasks: list[Task], labels: TaskLabels) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "multigraft_task_info",
-        "1 for the production version of each task",
+        "The share of requests that production sends to a version of a task, 0 to 1",
         labels=["task", "version", "method", "digest"],
     )
     for task in tasks:
-        numbers = {alias.version for alias in task.aliases if alias.name == PRODUCTION}
+        production = next((alias for alias in task.aliases if alias.name == PRODUCTION), None)
+        if production is None or labels.of(task.name) != task.name:
+            continue
+        shares = dict(production.weights or ((production.version, 1.0),))
         for version in task.versions:
-            if version.number in numbers and labels.of(task.name) == task.name:
+            if version.number in shares:
                 method = version.manifest.method.name
-                family.add_metric([task.name, str(version.number), method, version.digest], 1)
+                told = [task.name, str(version.number), method, version.digest]
+                family.add_metric(told, shares[version.number])
     return family
 
 

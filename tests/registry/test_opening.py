@@ -47,7 +47,7 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     tasks, counter = registry.tasks(), registry.change_counter()
     registry.close()
     before = run_sql(tmp_path, "SELECT * FROM alembic_version")
-    again = Registry.open(str(tmp_path), "smollm2")
+    again = Registry.open(tmp_path, "smollm2")
     assert (again.tasks(), again.change_counter()) == (tasks, counter)
     assert run_sql(tmp_path, "SELECT * FROM alembic_version") == before
     again.close()

@@ -1,16 +1,17 @@
-"""A second process on one data folder: `python -m tests.registry.writer FOLDER NAME COUNT`."""
+"""A second process on one registry: `python -m tests.registry.writer PLACE NAME COUNT`."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from multigraft_adapters.registry import Registry
 from tests.registry.parts import make_adapter
 
 
-def write(folder: str, name: str, count: int) -> None:
+def write(place: Path | str, name: str, count: int) -> None:
     """Adds `count` versions to the task `shared`, each promoted by the same transaction."""
-    registry = Registry.open(folder, "smollm2")
+    registry = Registry.open(place, "smollm2")
     try:
         for number in range(count):
             registry.add_version("shared", make_adapter(f"{name} {number}"), alias="production", actor=name)
@@ -19,4 +20,5 @@ def write(folder: str, name: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    where = sys.argv[1]
+    write(where if "://" in where else Path(where), sys.argv[2], int(sys.argv[3]))

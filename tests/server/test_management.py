@@ -203,6 +203,10 @@ def test_a_split_sends_each_key_always_to_one_version_and_rolls_back(served: Ser
     results = served.post("/v1/predict", both, headers={"x-multigraft-sticky": "user 3"}).json()["results"]
     assert {str(result["version"]) for result in results} == {expected["user 3"]}
     split(served, v1=0.9, v2=0.1)
+    told = [
+        line for line in served.http.get("/metrics").text.splitlines() if line.startswith("multigraft_task_info")
+    ]
+    assert sorted(line.split()[-1] for line in told) == ["0.1", "0.9"]
     assert served.http.post("/v1/tasks/topic/rollback").json()["weights"] == {"1": 0.5, "2": 0.5}
     assert "weights" not in served.http.post("/v1/tasks/topic/rollback").json()
 

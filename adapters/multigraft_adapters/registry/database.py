@@ -63,15 +63,15 @@ class Database:
 
 
 def open_database(place: Path | str, wait_seconds: float = WAIT_SECONDS) -> Database:
-    """The registry of a data folder, or at a URL of PostgreSQL's, its tables made or brought up to date.
+    """The registry of a data folder (a path), or at a URL of PostgreSQL's (a text), its tables brought up to date.
 
     Safe when several processes open one registry at once. Writers wait `wait_seconds` for each other. Raises
     DataFolderError when the folder, the file or the server cannot be used, or when the tables were written by a
     newer multigraft; SetupError when the URL is none, or the driver is not installed.
     """
-    if isinstance(place, str) and "://" in place:
+    if isinstance(place, str):
         engine, name = postgresql.open_engine(place, wait_seconds)
         reader, writer = (engine.execution_options(isolation_level=level) for level in _LEVELS)
         return Database(reader, writer, name)
-    engine, name = sqlite.open_engine(Path(place), wait_seconds)
+    engine, name = sqlite.open_engine(place, wait_seconds)
     return Database(engine, sqlite.writing(engine), name)

@@ -37,7 +37,7 @@ def open_engine(url: str, wait_seconds: float) -> tuple[Engine, str]:
 def _make_engine(url: str, wait_seconds: float) -> tuple[Engine, str]:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is none
         parsed = None
     if parsed is None or parsed.drivername not in SCHEMES:
         raise SetupError("the registry's URL must be like postgresql://user:password@host:5432/database")

@@ -45,7 +45,7 @@ class Registry:
 
     @classmethod
     def open(cls, place: Path | str, base_name: str, *, wait_seconds: float = WAIT_SECONDS) -> Registry:
-        """The registry in a data folder, or at a URL of PostgreSQL's, for servers of this base.
+        """The registry in a data folder (a path), or at a URL of PostgreSQL's (a text), for servers of this base.
 
         It is made if it is missing. Raises DataFolderError when it cannot be used or was written by a newer
         multigraft, SetupError for a URL that is none.
