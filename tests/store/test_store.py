@@ -96,6 +96,17 @@ def test_many_writers_of_one_digest_leave_one_adapter(place: Place) -> None:
     assert not [path for path in place.paths() if path.startswith("tmp")]
 
 
+def test_writers_and_cleaners_of_one_folder_do_not_disturb_each_other(folder: FolderPlace) -> None:
+    def work(number: int) -> None:
+        store = folder.open()
+        store.discard(put(store, f"content {number % 3}"), older_than_s=0)
+        assert store.sweep(0) == []
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(work, range(200)))) == 200
+    assert list((folder.root / "tmp").iterdir()) == []
+
+
 def test_what_is_discarded_is_gone_and_can_be_put_again(store: Store, place: Place) -> None:
     digest, other = put(store, "one"), put(store, "two")
     assert not store.discard(digest, older_than_s=3600)

@@ -164,8 +164,9 @@ class FolderStore(Store):
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            held.release()
+            with self._locked():  # who looks for what dead writers left sees it whole, or not at all
+                shutil.rmtree(folder, ignore_errors=True)
+                held.release()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
