@@ -34,7 +34,7 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     metrics = _make_metrics(settings)
 
     def fetch(digest: str) -> VerifiedAdapter:
-        return load(store.get(digest), digest, base.spec)
+        return load(store.get(digest), digest, base.spec, is_checked=True)  # `get` checks the digest
 
     engine = build_engine(base, engine_settings, fetch, metrics)
     try:
