@@ -103,9 +103,7 @@ def verify(
     return VerifiedAdapter(digest_of(canonical), manifest, canonical, delta, head)
 
 
-def load(
-    files: Mapping[str, bytes], digest: str, spec: BaseSpec, *, is_checked: bool = False
-) -> VerifiedAdapter:
+def load(files: Mapping[str, bytes], digest: str, spec: BaseSpec, *, is_checked: bool = False) -> VerifiedAdapter:
     """Read an adapter that `verify` has accepted, from its canonical files. What the digest vouches for is not
     checked again; nor the digest, which takes a third of the time, if `is_checked`: a store has just done so.
 
