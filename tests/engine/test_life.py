@@ -16,14 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from multigraft_adapters.bases import Base, load_base
-from multigraft_adapters.errors import AdapterLoadError, ConflictError, MultigraftError, VersionRetiredError
+from multigraft_adapters.errors import (
+    AdapterLoadError,
+    ConflictError,
+    MultigraftError,
+    NotFoundError,
+    VersionRetiredError,
+)
 from multigraft_adapters.registry import Registry, Version
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.requests import Failed, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.leases import Lease, Leases
-from multigraft_server.residency import Residency, aliased_digests
+from multigraft_server.residency import Residency
 from tests.engine.harness import Outcome, make_request, random_adapter, run_all, running_engine
 from tests.tiny import make_tiny_base
 
@@ -99,8 +105,11 @@ class Life(RuleBasedStateMachine):
             self.registry, self.loop, self.leases, retire_seconds=RETIRE_SECONDS, clock=lambda: self.now
         )
         self.residency.tend()
-        self.model: dict[str, ModelTask] = {}
         self.asked: list[Asked] = []
+        self.model = {task: ModelTask() for task in ("topic", "style")}
+        for task, contents in (("topic", CONTENTS[:4]), ("style", CONTENTS[2:])):
+            for content in contents:
+                self.upload(task, content, is_promoted=True)
 
     def fetch(self, digest: str) -> VerifiedAdapter:
         if digest in self.broken:
@@ -111,20 +120,26 @@ class Life(RuleBasedStateMachine):
         try:
             while self.asked:
                 self.check(self.asked.pop())
-            self.broken.clear()
-            self.residency.tend()
-            wait_until(lambda: self.loop.alive and not self.unserved() & self.resident())
             assert self.leases.total == 0
+            for task, model in self.model.items():
+                self.registry.remove_alias(task, "production")
+                for number in range(1, len(model.contents) + 1):
+                    self.registry.retire(task, number)
+            self.residency.tend()
+            wait_until(self.is_empty)
         finally:
             self.loop.stop()
             self.registry.close()
             shutil.rmtree(self.folder)
 
     @rule(task=TASKS, content=CONTENT, is_promoted=st.booleans())
-    def upload(self, task: str, content: str, is_promoted: bool) -> None:
+    def upload_again(self, task: str, content: str, is_promoted: bool) -> None:
+        self.upload(task, content, is_promoted=is_promoted)
+
+    def upload(self, task: str, content: str, *, is_promoted: bool) -> None:
         alias = "production" if is_promoted else None
         version, _ = self.registry.add_version(task, adapters()[content], alias=alias)
-        model = self.model.setdefault(task, ModelTask())
+        model = self.model[task]
         if content not in model.contents:
             model.contents.append(content)
         assert version.number == model.contents.index(content) + 1
@@ -134,7 +149,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(task=TASKS, number=NUMBERS)
     def promote(self, task: str, number: int) -> None:
-        model = self.model.get(task, ModelTask())
+        model = self.model[task]
         if number > len(model.contents) or number in model.retired:
             with pytest.raises(MultigraftError):
                 self.registry.set_alias(task, "production", number)
@@ -145,7 +160,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(task=TASKS)
     def roll_back(self, task: str) -> None:
-        history = self.model.get(task, ModelTask()).history
+        history = self.model[task].history
         if len(history) < 2 or history[-2] in self.model[task].retired:
             with pytest.raises(MultigraftError):
                 self.registry.rollback(task)
@@ -155,7 +170,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(task=TASKS, number=NUMBERS)
     def retire(self, task: str, number: int) -> None:
-        model = self.model.get(task, ModelTask())
+        model = self.model[task]
         if number > len(model.contents):
             return
         if model.history[-1:] == [number]:
@@ -167,8 +182,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(task=TASKS, wanted=st.booleans())
     def pin(self, task: str, wanted: bool) -> None:
-        if task in self.model:
-            self.registry.pin(task, wanted)
+        self.registry.pin(task, wanted)
 
     @rule(content=CONTENT)
     def break_or_mend(self, content: str) -> None:
@@ -187,19 +201,30 @@ class Life(RuleBasedStateMachine):
         self.now += RETIRE_SECONDS + 0.1
         self.residency.tend()
 
-    @rule(task=TASKS, number=st.none() | NUMBERS)
-    def ask(self, task: str, number: int | None) -> None:
-        model = self.model.get(task, ModelTask())
-        named = number or (model.history[-1] if model.history else 0)
-        ref = task if number is None else f"{task}@{number}"
-        if not 0 < named <= len(model.contents) or named in model.retired:
-            with pytest.raises(MultigraftError):
-                self.registry.resolve(ref)
-            return
+    @rule(task=TASKS, number=NUMBERS)
+    def ask_for_a_version(self, task: str, number: int) -> None:
+        model = self.model[task]
+        if number > len(model.contents) or number in model.retired:
+            with pytest.raises(NotFoundError):
+                self.registry.resolve(f"{task}@{number}")
+        else:
+            self.ask(f"{task}@{number}", model.contents[number - 1])
+
+    @rule(tasks=st.lists(TASKS, min_size=1, max_size=4), picks=st.lists(NUMBERS, min_size=4, max_size=4))
+    def ask_for_many(self, tasks: list[str], picks: list[int]) -> None:
+        """More than there are slots, some by their bare names."""
+        for task, pick in zip(tasks, picks, strict=False):
+            model = self.model[task]
+            served = [number for number in range(1, len(model.contents) + 1) if number not in model.retired]
+            named = served[pick % len(served)]
+            self.ask(f"{task}@{named}", model.contents[named - 1])
+            self.ask(task, model.contents[model.history[-1] - 1])
+
+    def ask(self, ref: str, content: str) -> None:
         version = self.registry.resolve(ref)
-        assert version.digest == model.contents[named - 1]
-        asked = Asked(version, self.leases.acquire(task, version.number), may_fail=version.digest in self.broken)
-        request = make_request(asked.outcome, PROMPT, ANSWER, digest=version.digest)
+        assert version.digest == content
+        asked = Asked(version, self.leases.acquire(version.task, version.number), may_fail=content in self.broken)
+        request = make_request(asked.outcome, PROMPT, ANSWER, digest=content)
 
         def revoke(error: MultigraftError) -> None:
             asked.was_revoked = True
@@ -232,16 +257,10 @@ class Life(RuleBasedStateMachine):
         for asked in self.asked:
             assert self.leases.count(*asked.lease.key) >= 1
 
-    def unserved(self) -> set[str]:
-        """The contents that every task which has them has retired."""
-        tasks = self.registry.tasks()
-        served = {version.digest for task in tasks for version in task.versions if version.retired_at is None}
-        assert all(aliased_digests(task) <= served for task in tasks)
-        return set(CONTENTS) - served
-
-    def resident(self) -> set[str]:
+    def is_empty(self) -> bool:
+        assert self.loop.alive
         state = self.loop.snapshot()
-        return {*state.slots.values(), *state.host_digests}
+        return not (state.slots or state.host_digests or state.slot_bytes or state.bytes["host"])
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
