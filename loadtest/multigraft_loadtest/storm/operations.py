@@ -11,10 +11,14 @@ from typing import Any
 
 import httpx
 
+from multigraft_loadtest.popularity import shares
 from multigraft_loadtest.storm.ledger import PRODUCTION, AliasBook, Ledger, TaskBook, VersionBook, Weights
 from multigraft_loadtest.storm.marked import METHODS, MarkedAdapter, Marker
 
 CANARY = "canary"
+CHANGED = "zipf:0.7"
+"""How often each task is changed; some must be changed often, or there is little to roll back to."""
+
 KEPT_VERSIONS = 3
 """From so many live versions of a task on, one is retired rather than another uploaded."""
 
@@ -63,7 +67,9 @@ class Operator:
 
     async def one(self) -> None:
         """One random operation on a random task; what is not as it should be is noted as a problem."""
-        await self._do(self._choose(), book=self.draw.choice(list(self.ledger.values())))
+        books = list(self.ledger.values())
+        (book,) = self.draw.choices(books, shares(CHANGED, len(books)))
+        await self._do(self._choose(), book)
 
     async def _do(self, name: str, book: TaskBook) -> None:
         process = self.draw.choice([place for place, http in enumerate(self.processes) if http is not None])

@@ -29,7 +29,7 @@ from multigraft_loadtest.targets import Target
 from multigraft_loadtest.workload import Request
 
 OPERATORS = 2
-PAUSE_S = 0.8
+PAUSE_S = 0.5
 """Of an operator, between two operations, on average."""
 
 WARM, SECOND_FROM, SECOND_UNTIL = 0.4, 0.3, 0.7

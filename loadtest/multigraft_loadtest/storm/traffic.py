@@ -22,8 +22,8 @@ KEYS = 8
 TEXTS = {"encoder": 8, "decoder": 2}
 """Texts of one classification."""
 
-WORDS = Lengths(3, 12)
-TOKENS = Lengths(4, 16)
+WORDS = Lengths(2, 8)
+TOKENS = Lengths(4, 12)
 
 
 @dataclass(slots=True)
