@@ -77,7 +77,9 @@ class Residency:
             async with asyncio.timeout(PROMOTION_SECONDS):
                 await asyncio.gather(*loads)
 
-    async def load_before_promotion(self, task: str, numbers: Iterable[int]) -> None:
+    async def load_before_promotion(
+        self, task: str, numbers: Iterable[int] = (), digests: Iterable[str] = ()
+    ) -> None:
         """Load what an alias is about to point at, if the task is in use here; raises as `load`.
 
         What there is not, or not any more, is for the registry to refuse.
@@ -86,7 +88,8 @@ class Residency:
             found = await asyncio.to_thread(self._registry.task, task)
             if self.is_used(found):
                 wanted = set(numbers)
-                await self.load(version.digest for version in found.versions if version.number in wanted)
+                named = [version.digest for version in found.versions if version.number in wanted]
+                await self.load([*named, *digests])
 
     def is_used(self, task: Task) -> bool:
         """Whether any version of the task is in memory here, or is wanted there."""

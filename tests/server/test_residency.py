@@ -85,6 +85,16 @@ def test_a_stream_ends_on_its_version_which_then_leaves_memory(styled: Served) -
     wait_until(lambda: tiers(styled, "style") == {1: "store", 2: "device"})
 
 
+def test_uploads_and_rollbacks_load_before_they_move_an_alias_too(styled: Served) -> None:
+    ask = {"model": "style", "prompt": "a", "max_tokens": 1}
+    assert styled.post("/v1/completions", ask).headers["x-multigraft-version"] == "1"
+    styled.add("style", "text-generation", seed=3)
+    wait_until(lambda: tiers(styled, "style") == {1: "store", 2: "store", 3: "host"})
+    assert styled.http.post("/v1/tasks/style/rollback").json()["version"] == 1
+    wait_until(lambda: tiers(styled, "style") == {1: "host", 2: "store", 3: "store"})
+    assert styled.post("/v1/completions", ask).headers["x-multigraft-version"] == "1"
+
+
 def test_a_version_of_a_task_that_nobody_uses_is_not_loaded_ahead(styled: Served) -> None:
     assert promote(styled, "style", 2).status_code == 200
     assert tiers(styled, "style") == {1: "store", 2: "store"}
@@ -157,6 +167,7 @@ def test_pinned_tasks_stay_on_the_device_and_come_back_after_a_restart(
         for task in ("two", "three", "two"):
             assert served.predict(task, "where is it").status_code == 200
         assert tiers(served, "one")[1] == "device"
+        assert [task["pinned"] for task in served.http.get("/v1/tasks").json()["tasks"]] == [True, False, False]
         assert promote(served, "one", 2).status_code == 200
         wait_until(lambda: tiers(served, "one") == {1: "store", 2: "device"})
     with serving(load_tiny("llama"), tmp_path, engine=engine) as served:

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.declaration import PART, TaskDeclaration, parse_declaration
 from multigraft_adapters.errors import InvalidAdapterError, StoreUnavailableError
-from multigraft_adapters.registry import Version, check_alias_name, check_task_name
-from multigraft_adapters.verify import verify
+from multigraft_adapters.registry import check_alias_name, check_task_name
+from multigraft_adapters.verify import VerifiedAdapter, verify
 from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.parts import Parts
 
@@ -34,7 +34,11 @@ async def upload(
         check_alias_name(alias)
     with parts.uploads.admitted():
         files, declaration = await _read_upload(request)
-        version, is_new = await parts.uploads.run(lambda: _publish(parts, task, alias, files, declaration, actor))
+        adapter = await parts.uploads.run(lambda: _keep(parts, files, declaration))
+        if alias is not None:
+            await parts.residency.load_before_promotion(task, digests=[adapter.digest])
+        add = parts.registry.add_version
+        version, is_new = await parts.uploads.run(lambda: add(task, adapter, alias=alias, actor=actor))
     answer = {"task": version.task, "version": version.number, "digest": version.digest}
     return JSONResponse(answer, 201 if is_new else 200)
 
@@ -70,14 +74,7 @@ async def _read_parts(form: FormData) -> tuple[dict[str, bytes], TaskDeclaration
     return files, parse_declaration(declaration) if declaration is not None else None
 
 
-def _publish(
-    parts: Parts,
-    task: str,
-    alias: str | None,
-    files: dict[str, bytes],
-    declaration: TaskDeclaration | None,
-    actor: str,
-) -> tuple[Version, bool]:
+def _keep(parts: Parts, files: dict[str, bytes], declaration: TaskDeclaration | None) -> VerifiedAdapter:
     adapter = verify(files, parts.spec, declaration=declaration)
     parts.store.put(adapter.digest, adapter.files)
-    return parts.registry.add_version(task, adapter, alias=alias, actor=actor)
+    return adapter

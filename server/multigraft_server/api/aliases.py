@@ -44,8 +44,9 @@ async def set_alias(
     task: str, alias: str, body: AliasBody, parts: PartsDep, actor: ActorDep, revision: RevisionDep
 ) -> Response:
     """Point an alias at a version, or split it. With `If-Match`, only if it is still at that revision."""
-    numbers = [body.target] if isinstance(body.target, int) else list(body.target)
-    await parts.residency.load_before_promotion(task, numbers)
+    await parts.residency.load_before_promotion(
+        task, [body.target] if isinstance(body.target, int) else list(body.target)
+    )
     move = parts.registry.set_alias
     return _answer(await asyncio.to_thread(move, task, alias, body.target, if_match=revision, actor=actor))
 
@@ -65,6 +66,9 @@ async def rollback(
 ) -> Response:
     """Take an alias (production by default) back to its state before its last change."""
     alias = (body or RollbackBody()).alias
+    _, history = await asyncio.to_thread(parts.registry.alias, task, alias)
+    if len(history) > 1:
+        await parts.residency.load_before_promotion(task, _numbers(history[1]))
     back = parts.registry.rollback
     return _answer(await asyncio.to_thread(back, task, alias, if_match=revision, actor=actor))
 
@@ -77,6 +81,11 @@ def alias_json(alias: Alias) -> dict[str, Any]:
 def _answer(alias: Alias, **more: Any) -> Response:
     answer = {"task": alias.task, "alias": alias.name, **_state(alias), "revision": alias.revision, **more}
     return JSONResponse(answer, headers={"etag": f'"{alias.revision}"'})
+
+
+def _numbers(state: AliasState) -> list[int]:
+    """The versions that an alias' state points at."""
+    return [number for number, _ in state.weights] if state.weights else [state.version]
 
 
 def _state_json(state: AliasState) -> dict[str, Any]:

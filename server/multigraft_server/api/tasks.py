@@ -85,6 +85,7 @@ class _Shown:
         return {
             "name": task.name,
             "created_at": task.created_at.isoformat(),
+            "pinned": task.pinned_at is not None,
             "versions": [self.version(version) for version in task.versions],
             "aliases": [alias_json(alias) for alias in task.aliases],
         }
