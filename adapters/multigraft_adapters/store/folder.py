@@ -15,7 +15,12 @@ from filelock import FileLock, Timeout
 
 from multigraft_adapters.artifact import write_folder
 from multigraft_adapters.durable import sync
-from multigraft_adapters.errors import DataFolderError, IntegrityError, StoreUnavailableError
+from multigraft_adapters.errors import (
+    DataFolderError,
+    IntegrityError,
+    NotFoundError,
+    StoreUnavailableError,
+)
 from multigraft_adapters.store.store import Store, Stored, check_content, hex_of, not_held
 
 STALE_SECONDS = 3600.0
@@ -120,8 +125,8 @@ class FolderStore(Store):
 
     def _is_intact(self, digest: str) -> bool:
         try:
-            return digest in self and bool(self.get(digest))
-        except IntegrityError:
+            return bool(self.get(digest))
+        except (NotFoundError, IntegrityError):
             return False
 
     def _touch(self, place: Path) -> bool:

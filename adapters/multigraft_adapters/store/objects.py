@@ -21,6 +21,8 @@ from multigraft_adapters.store.store import Store, Stored, check_content, hex_of
 
 FRESH_S = 60.0
 """A copy this young counts as put now: another one of it is not written."""
+LOOKS = 2
+"""A copy that was discarded while it was read looks damaged, and is not there at the next look."""
 RETRIES = 2
 SLOWEST_TRANSFER = 10
 """How many times the time-out a whole request may take in which bytes go on coming."""
@@ -79,17 +81,18 @@ class ObjectStore(Store):
 
     def get(self, digest: str) -> dict[str, bytes]:
         digits = hex_of(digest)
-        copies = self._complete(digits) if digits else []
-        if not copies:
-            raise not_held(digest)
         damage: IntegrityError | None = None
-        for copy in copies:
-            try:
-                files = self._read(digest, copy)
-                check_content(digest, files)
-                return files
-            except IntegrityError as error:
-                damage = damage or error
+        for _ in range(LOOKS):
+            copies = self._complete(digits) if digits else []
+            if not copies:
+                raise not_held(digest)
+            for copy in copies:
+                try:
+                    files = self._read(digest, copy)
+                    check_content(digest, files)
+                    return files
+                except IntegrityError as error:
+                    damage = damage or error
         assert damage is not None  # there was a copy
         raise damage
 
