@@ -27,13 +27,13 @@ FROM tools AS torch-cuda
 RUN pip install -c constraints.txt torch
 
 FROM torch-${DEVICE} AS parts-server
-ENV EXTRAS=server
+ENV EXTRAS=server,postgresql
 COPY pyproject.toml README.md LICENSE ./
 COPY adapters/ adapters/
 COPY server/ server/
 
 FROM parts-server AS parts-training
-ENV EXTRAS=server,training
+ENV EXTRAS=server,postgresql,training
 COPY training/ training/
 
 FROM parts-${PARTS} AS build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from multigraft_adapters.errors import (
     VersionNotFoundError,
 )
 from multigraft_adapters.registry import Alias, Registry
+from tests.registry.conftest import Place
 from tests.registry.parts import make_adapter
 
 
@@ -248,25 +250,68 @@ def test_the_change_counter_grows_with_writes_only(registry: Registry) -> None:
     assert not grew()
 
 
-def test_a_listing_asks_as_often_for_many_tasks_as_for_few(registry: Registry) -> None:
+def test_a_listing_asks_as_often_for_many_tasks_as_for_few(place: Place) -> None:
     asked: list[str] = []
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         asked.append(statement)
 
-    def statements() -> int:
+    def statements(listed: Registry) -> int:
         asked.clear()
-        registry.tasks()
-        return len([one for one in asked if one.startswith("SELECT")])
+        tasks = listed.tasks()
+        num = len([one for one in asked if one.startswith("SELECT")])
+        assert tasks == [listed.task(task.name) for task in tasks]
+        return num
 
+    writer, reader, fresh = (Registry.open(place, "smollm2") for _ in range(3))
     event.listen(Engine, "before_cursor_execute", count)
     try:
-        fill(registry, "topic", 1)
-        few = statements()
+        fill(writer, "topic", 1)
+        few = statements(reader)
         for number in range(20):
-            registry.add_version(f"task{number}", make_adapter("one"), alias="production")
-        assert statements() == few > 1
-        assert statements() == 1  # nothing has changed
-        assert registry.tasks() == [registry.task(task.name) for task in registry.tasks()]
+            writer.add_version(f"task{number}", make_adapter("one"), alias="production")
+        assert statements(fresh) == few > 1
+        assert statements(reader) <= few + 1  # of what has changed alone
+        assert statements(reader) == 1  # nothing has
     finally:
         event.remove(Engine, "before_cursor_execute", count)
+        for registry in (writer, reader, fresh):
+            registry.close()
+
+
+def test_a_listing_that_is_kept_is_the_same_as_one_that_is_read(registry: Registry, place: Place) -> None:
+    other = Registry.open(place, "smollm2")
+    fill(registry, "topic", 2)
+    changes: list[Callable[[], object]] = [
+        lambda: other.add_version("style", make_adapter("one")),
+        lambda: other.set_alias("topic", "production", {1: 0.5, 2: 0.5}),
+        lambda: registry.rollback("topic"),
+        lambda: other.set_tag("topic", 1, "owner", "ann"),
+        lambda: other.remove_alias("topic", "production"),
+        lambda: registry.retire("topic", 2),
+    ]
+    other.set_alias("topic", "production", 1)
+    for change in changes:
+        registry.tasks()
+        change()
+        fresh = Registry.open(place, "smollm2")
+        assert registry.tasks() == other.tasks() == fresh.tasks()
+        fresh.close()
+    other.close()
+
+
+def test_a_refresh_forgets_the_tasks_that_changed_alone(registry: Registry, place: Place) -> None:
+    other = Registry.open(place, "smollm2")
+    for task in ("topic", "style"):
+        registry.add_version(task, make_adapter("one"), alias="production")
+        registry.add_version(task, make_adapter("two"))
+    assert registry.refresh()
+    kept = {task: registry.look_up(task, "production") for task in ("topic", "style")}
+    other.set_alias("topic", "production", 2)
+    assert registry.look_up("topic", "production") is kept["topic"]
+    assert registry.refresh()
+    assert registry.kept("style", "production") is kept["style"]
+    assert registry.kept("topic", "production") is None
+    assert registry.look_up("topic", "production").heaviest.number == 2
+    assert not registry.refresh()
+    other.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from multigraft_adapters.errors import VersionNotFoundError
@@ -124,6 +124,16 @@ def tasks(session: Session, *names: str) -> list[Task]:
     rows = _plain(session, TaskRow, *_among(TaskRow.name, names))
     listed = [_task(row, versions[row.name], found[row.name]) for row in rows]
     return sorted(listed, key=_name)  # databases sort by rules of their own
+
+
+def newest_event(session: Session) -> int:
+    """The largest id of an event; 0 where there is none."""
+    return session.scalar(select(func.max(EventRow.id))) or 0
+
+
+def changed_since(session: Session, newest: int) -> set[str]:
+    """The tasks that events after this one are about: ids are in the order in which changes were made."""
+    return set(session.scalars(select(EventRow.task).where(EventRow.id > newest)))
 
 
 def event(row: EventRow) -> Event:

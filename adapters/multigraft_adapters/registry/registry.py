@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from multigraft_adapters.errors import ConflictError, TaskNotFoundError
 from multigraft_adapters.registry import aliases, reading
 from multigraft_adapters.registry.database import WAIT_SECONDS, Database, open_database
-from multigraft_adapters.registry.lookups import Lookups
+from multigraft_adapters.registry.lookups import Listing, Lookups
 from multigraft_adapters.registry.names import (
     PRODUCTION,
     check_alias_name,
@@ -25,7 +25,10 @@ from multigraft_adapters.registry.names import (
 from multigraft_adapters.registry.records import Alias, AliasState, Event, Registrable, Routed, Task, Version
 from multigraft_adapters.registry.splits import Weights, spelled, weights_of
 from multigraft_adapters.registry.tables import ChangeCounterRow, EventRow, TagRow, TaskRow, VersionRow
-from multigraft_adapters.registry.writing import insert_version, moved, record, state_of, write_tag
+from multigraft_adapters.registry.writing import CHANGED, insert_version, moved, record, state_of, write_tag
+
+MAX_READ_AGAIN = 500
+"""Of so many changed tasks a listing reads each again; of more, all tasks."""
 
 
 class Registry:
@@ -41,7 +44,8 @@ class Registry:
         self._database = database
         self._base_name = base_name
         self._lookups = Lookups()
-        self._seen = -1
+        self._counter: int | None = None
+        self._newest = 0
 
     @classmethod
     def open(cls, place: Path | str, base_name: str, *, wait_seconds: float = WAIT_SECONDS) -> Registry:
@@ -136,11 +140,10 @@ class Registry:
         """Every task, by name."""
         with self._read() as session:
             counter = session.scalars(select(ChangeCounterRow.value)).one()
-            tasks = self._lookups.tasks(counter)
-            if tasks is None:
-                tasks = reading.tasks(session)
-                self._lookups.keep_tasks(counter, tasks)
-            return tasks
+            listing = self._lookups.listing
+            if listing is None or listing.counter != counter:
+                listing = self._lookups.listing = _list(session, counter, listing)
+            return list(listing.tasks)
 
     def task(self, name: str) -> Task:
         """One task; raises TaskNotFoundError naming the close ones."""
@@ -199,13 +202,19 @@ class Registry:
             return reading.routed(session, task, selector).heaviest
 
     def refresh(self) -> bool:
-        """Forgets what references named if the database has changed since the last call; whether it has."""
-        counter = self.change_counter()
-        changed = counter != self._seen
-        self._seen = counter
-        if changed:
-            self._lookups.forget()
-        return changed
+        """Forgets what references named to tasks that have changed since the last call; whether any have."""
+        with self._read() as session:
+            counter = session.scalars(select(ChangeCounterRow.value)).one()
+            if counter == self._counter:
+                return False
+            newest = reading.newest_event(session)
+            changed = None if self._counter is None else reading.changed_since(session, self._newest)
+        if changed is None:
+            self._lookups.forget_all()
+        else:
+            self._lookups.forget(changed)
+        self._counter, self._newest = counter, newest
+        return True
 
     def set_alias(
         self,
@@ -311,4 +320,13 @@ class Registry:
     def _write(self) -> Iterator[Session]:
         with self._database.writing() as session:
             yield session
-        self._lookups.forget()
+        self._lookups.forget(session.info.get(CHANGED, ()))
+
+
+def _list(session: Session, counter: int, before: Listing | None) -> Listing:
+    """Every task now; of a listing made before, those that have not changed since."""
+    newest = reading.newest_event(session)
+    changed = reading.changed_since(session, before.newest) if before else set()
+    if before is None or len(changed) > MAX_READ_AGAIN:
+        return Listing(counter, newest, tuple(reading.tasks(session)))
+    return before.updated(counter, newest, reading.tasks(session, *changed) if changed else [])

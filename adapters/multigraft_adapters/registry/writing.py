@@ -21,6 +21,9 @@ from multigraft_adapters.registry.tables import (
     VersionRow,
 )
 
+CHANGED = "changed"
+"""Where a session has the names of the tasks that its transaction changes."""
+
 
 def insert_version(session: Session, task: str, adapter: Registrable) -> VersionRow:
     """The adapter as the task's next version, and the task if it is new."""
@@ -61,6 +64,7 @@ def write_tag(session: Session, task: str, number: int, name: str, value: str | 
 def record(session: Session, actor: str, action: str, task: str, detail: dict[str, Any]) -> None:
     """Leaves an event and bumps the change counter: part of every transaction that changes something."""
     session.add(EventRow(at=datetime.now(UTC), actor=actor, action=action, task=task, detail=detail))
+    session.info.setdefault(CHANGED, set()).add(task)
     session.execute(update(ChangeCounterRow).values(value=ChangeCounterRow.value + 1))
 
 
