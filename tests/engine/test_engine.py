@@ -22,7 +22,7 @@ from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.requests import Finished, PoolingParams, SamplingParams, Token
 from multigraft_server.engine.settings import EngineSettings
 from tests.engine.conftest import LoadTiny
-from tests.engine.harness import Outcome, make_request, random_adapter, run_all, running_engine
+from tests.engine.harness import Outcome, make_request, random_adapter, run_all, run_together, running_engine
 
 PROMPT = list(range(20, 40))
 ENDLESS = SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True)
@@ -119,6 +119,17 @@ def test_one_load_serves_all_who_wait_for_it(load_tiny: LoadTiny) -> None:
 
 def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(load_tiny: LoadTiny) -> None:
     base = load_tiny("llama")
+    with running_engine(base, {"fine": random_adapter(base.spec, "fine", 4, 2)}) as loop:
+        outcome = Outcome()
+        loop.submit(make_request(outcome, [10**6], SHORT, digest="fine"))  # beyond the vocabulary
+        assert isinstance(outcome.error, StepFailedError)
+        assert "fine" not in loop.snapshot().slots.values()
+        assert run_all(loop, [("fine", PROMPT, SHORT)])[0].tokens
+        assert loop.alive
+
+
+def test_an_adapter_that_cannot_be_written_into_a_slot_fails_its_own_rows_only(load_tiny: LoadTiny) -> None:
+    base = load_tiny("llama")
     broken = random_adapter(base.spec, "broken", 4, 1)
     assert isinstance(broken.delta, LoraDelta)
     path = next(iter(broken.delta.pairs))
@@ -132,12 +143,23 @@ def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(load_tiny: LoadTiny
         head=broken.head,
     )
     fine = random_adapter(base.spec, "fine", 4, 2)
-    with running_engine(base, {"broken": hostile, "fine": fine}) as loop:
-        outcome = Outcome()
-        loop.submit(make_request(outcome, PROMPT, SHORT, digest="broken"))
-        assert isinstance(outcome.error, StepFailedError)
+    with running_engine(base, {"broken": hostile, "fine": fine}, EngineSettings(slots=2)) as loop:
+        alone = run_all(loop, [("fine", PROMPT, SHORT)])[0].tokens
+        for is_pinned in (False, True):
+            loop.keep(frozenset({"broken"} if is_pinned else ()))
+            outcomes = run_together(
+                loop,
+                [
+                    lambda outcome: make_request(outcome, PROMPT, SHORT, digest="broken"),
+                    lambda outcome: make_request(outcome, PROMPT, SHORT, digest="fine"),
+                    lambda outcome: make_request(outcome, PROMPT, SHORT, digest="broken"),
+                ],
+            )
+            assert isinstance(outcomes[0].error, StepFailedError) and isinstance(
+                outcomes[2].error, StepFailedError
+            )
+            assert outcomes[1].tokens == alone
         assert "broken" not in loop.snapshot().slots.values()
-        assert run_all(loop, [("fine", PROMPT, SHORT)])[0].tokens
         assert loop.alive
 
 

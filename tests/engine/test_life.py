@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         expected()
         self.folder = tempfile.mkdtemp()
-        self.registry = Registry.open(self.folder, "tiny")
+        self.registry = Registry.open(Path(self.folder), "tiny")
         self.leases = Leases()
         self.broken: set[str] = set()
         self.now = 0.0

@@ -23,7 +23,7 @@ from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.observer import Observer
-from multigraft_server.engine.plan import Placement, PlannedRow, Row, StepPlan
+from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.prefix_store import PrefixStore
 from multigraft_server.engine.requests import (
@@ -41,11 +41,9 @@ from multigraft_server.engine.requests import (
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.sampler import sample
 from multigraft_server.engine.scheduler import Scheduler
+from multigraft_server.engine.tiers import Loaded, Tiers
 
 logger = logging.getLogger(__name__)
-
-Loaded = Callable[[MultigraftError | None], None]
-"""Told on the engine's thread that a load has ended, and with which error if it failed; must not raise."""
 
 
 class Engine:
@@ -68,12 +66,11 @@ class Engine:
         self._runner = runner
         self._host = host
         self._device = device
+        self._tiers = Tiers(host, device, scheduler.slots)
         self._prefixes = prefixes
         self._observer = observer
         self._clock = clock
         self._parked: dict[str, list[Request]] = defaultdict(list)  # by digest: their adapter is loading
-        self._told: dict[str, list[Loaded]] = defaultdict(list)  # by digest: to be told how its load ended
-        self._pinned: frozenset[str] = frozenset()
         self._prefix_queried = 0
         self._prefix_cached = 0
         self._steps = 0
@@ -102,7 +99,7 @@ class Engine:
                 self._end(request, Failed(result))
             else:
                 self._queue(request)
-        self._tell(digest, result if isinstance(result, MultigraftError) else None)
+        self._tiers.tell(digest, result if isinstance(result, MultigraftError) else None)
 
     def cancel(self, request_id: str, error: MultigraftError | None = None) -> None:
         """End a request, because its caller is gone or for the reason given; nothing happens when it has ended
@@ -112,41 +109,29 @@ class Engine:
             self._end(request, Failed(error or RequestCancelledError("the request was cancelled")))
 
     def fetch_ahead(self, digest: str, done: Loaded) -> None:
-        """Bring an adapter to host memory before requests come; `done` is told, once, when it is there."""
-        try:
-            is_coming = self._host.fetch_ahead(digest, self._clock())
-        except MultigraftError as error:
-            done(error)
-            return
-        if is_coming:
-            self._told[digest].append(done)
-        else:
-            done(None)
+        """As `Tiers.fetch_ahead`."""
+        self._tiers.fetch_ahead(digest, done, self._clock())
 
     def keep(self, digests: frozenset[str]) -> None:
-        """From now on these adapters are pinned, and no others: loaded, kept in host memory and, as far as one
-        slot is left for the others, in slots."""
-        slots = self._scheduler.slots
-        self._pinned = frozenset(sorted(digests)[: slots.num_slots - 1])
-        slots.pin(self._pinned)
-        self._host.keep(digests, self._clock())
+        """As `Tiers.keep`."""
+        self._tiers.keep(digests, self._clock())
 
     def let_go(self, digests: Iterable[str]) -> None:
-        """No more requests are expected for these: they leave host and device when their last request ends."""
-        for digest in digests:
-            self._host.let_go(digest)
+        """As `Tiers.let_go`."""
+        self._tiers.let_go(digests)
 
     @torch.inference_mode()
     def step(self) -> bool:
         """Run one step; False when there was nothing to do."""
-        has_tended = self._tend()
+        has_tended = self._tiers.tend(self._clock())
         plan = self._scheduler.plan(self._clock())
         self._end_expired(plan)
+        placements = plan.placements
+        plan = self._place(plan)
         if not plan.rows:
-            return has_tended
+            return has_tended or bool(placements)
         started = self._clock()
         try:
-            self._place(plan)
             self._restore(plan)
             hidden = self._runner.run(plan)
             self._advance(plan)
@@ -166,8 +151,7 @@ class Engine:
         for request in open_requests:
             self._scheduler.remove(request.id)
             self._end(request, Failed(error))
-        for digest in list(self._told):
-            self._tell(digest, error)
+        self._tiers.tell_all(error)
 
     def snapshot(self) -> EngineSnapshot:
         """The engine's state now."""
@@ -239,35 +223,26 @@ class Engine:
         else:
             self._scheduler.add(replace(request, virtual=virtual, adapter_bytes=adapter.num_bytes))
 
-    def _tell(self, digest: str, error: MultigraftError | None) -> None:
-        for done in self._told.pop(digest, []):
-            done(error)
-
-    def _tend(self) -> bool:
-        """See to what stays and what leaves; at most one slot is written. Whether anything was done."""
-        slots = self._scheduler.slots
-        leavers = self._host.take_leavers()
-        for digest in leavers:
-            if slots.is_idle(digest):
-                self._device.clear(slots.evict(digest))
-        if not self._pinned:
-            return bool(leavers)
-        self._host.load_kept(self._clock())
-        for digest in self._pinned:
-            if digest in self._host and slots.slot_of(digest) is None:
-                adapter = self._host.get(digest)
-                hold = slots.reserve(digest, adapter.num_bytes)
-                if hold is not None:
-                    self._device.place(Placement(hold.slot, digest, hold.evicted), adapter)
-                    return True
-        return bool(leavers)
-
     def _failed_loads(self) -> dict[str, str]:
         return {digest: failed.error.message for digest, failed in self._host.failed().items()}
 
-    def _place(self, plan: StepPlan) -> None:
-        for placement in plan.placements:
-            self._device.place(placement, self._host.get(placement.digest))
+    def _place(self, plan: StepPlan) -> StepPlan:
+        """Write the slots. Rows whose adapter could not be written end; the others are left of the plan."""
+        failed = self._tiers.place(plan.placements)
+        if not failed:
+            return plan
+        for row in plan.admitted:
+            error = failed.get(row.request.digest)
+            if error is not None and self._scheduler.remove(row.request.id) is not None:
+                self._end(row.request, Failed(StepFailedError(f"its adapter could not be written: {error}")))
+        for digest in failed:
+            self._scheduler.slots.drop(digest)
+        return replace(
+            plan,
+            rows=tuple(part for part in plan.rows if part.row.request.digest not in failed),
+            admitted=tuple(row for row in plan.admitted if row.request.digest not in failed),
+            placements=tuple(placement for placement in plan.placements if placement.digest not in failed),
+        )
 
     def _advance(self, plan: StepPlan) -> None:
         for part in plan.rows:
@@ -352,9 +327,7 @@ class Engine:
             if self._scheduler.remove(part.row.request.id) is not None:
                 self._end(part.row.request, Failed(failure))
         for placement in plan.placements:
-            self._scheduler.slots.drop(placement.digest)
-            for slot in (placement.slot, *(slot for slot, _ in placement.evicted)):
-                self._device.clear(slot)
+            self._tiers.forget(placement)
 
     def _observe(self, plan: StepPlan, started: float, generated: int) -> None:
         self._steps += 1

@@ -16,10 +16,11 @@ from multigraft_adapters.errors import (
     MultigraftError,
     OverloadedError,
 )
-from multigraft_server.engine.engine import Engine, Loaded
+from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostAdapter
 from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
 from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.engine.tiers import Loaded
 
 logger = logging.getLogger(__name__)
 
