@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,4 +245,7 @@ def test_a_storm_on_a_tiny_base_ends_with_0_and_tells_what_it_did(tmp_path: Path
     assert phase["by_second_process"] > 0
     assert phase["memory"]["since_begin"]["evictions"] > 0
     assert sum(told["done"] for told in phase["operations"].values()) > 0
-    assert "operations" in page.read_text("utf-8")
+    drawings = [part.split("</svg>")[0] for part in page.read_text("utf-8").split("<svg")[1:]]
+    assert len(drawings) >= 3
+    for drawing in drawings:
+        assert ElementTree.fromstring(f"<svg{drawing}</svg>").findall("rect") or "<path" in drawing

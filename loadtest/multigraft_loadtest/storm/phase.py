@@ -17,13 +17,14 @@ from multigraft_loadtest.problems import LoadTestError
 from multigraft_loadtest.random_adapters import TENSORS
 from multigraft_loadtest.server import Server, own_data, serving_on
 from multigraft_loadtest.shapes import Shape, base_folder, shape_of
+from multigraft_loadtest.storm.act import Means, weights_of
 from multigraft_loadtest.storm.alphabet import make_alphabet
 from multigraft_loadtest.storm.base_files import BaseFiles
 from multigraft_loadtest.storm.judge import Answer
 from multigraft_loadtest.storm.ledger import PRODUCTION, Ledger, TaskBook
 from multigraft_loadtest.storm.marked import METHODS, Kind, Marker
 from multigraft_loadtest.storm.observed import Observed, observe
-from multigraft_loadtest.storm.operations import Operation, Operator, weights_of
+from multigraft_loadtest.storm.operations import Operation, Operator
 from multigraft_loadtest.storm.traffic import Asking
 from multigraft_loadtest.targets import Target
 from multigraft_loadtest.workload import Request
@@ -113,9 +114,9 @@ class _Storm:
             options = self._options(own, marker)
             first = await asyncio.to_thread(stack.enter_context, serving_on(own, plan.base, options, "first"))
             self._join(0, first)
-            operator = Operator(
-                outcome.ledger, marker, self._changers, self._now, random.Random(f"operators {plan.seed}")
-            )
+            draw = random.Random(f"operators {plan.seed}")
+            means = Means(marker, self._changers, self._now, draw, self._adapters(own))
+            operator = Operator(outcome.ledger, means)
             for book in outcome.ledger.values():
                 await operator.begin(book)
             if operator.problems:
@@ -137,9 +138,15 @@ class _Storm:
         kinds = {book.kind for book in self._outcome.ledger.values()}
         made = [marker.make("size", 0, kind, method) for kind in kinds for method in METHODS]
         host = HOST_ADAPTERS * self._plan.slots * max(len(one.files[TENSORS]) for one in made)
-        config = own.parent / "storm.toml"
-        config.write_text(f"host_bytes = {host}\nprefix_cache_bytes = {PREFIX_BYTES}\n")
+        config, folder = own.parent / "storm.toml", self._adapters(own)
+        folder.mkdir()
+        lines = (f"host_bytes = {host}", f"prefix_cache_bytes = {PREFIX_BYTES}", f"lora_folder = '{folder}'")
+        config.write_text("\n".join(lines) + "\n")
         return ["--config", str(config), *self._plan.serve_options, "--slots", str(self._plan.slots)]
+
+    def _adapters(self, own: Path) -> Path:
+        """The folder from which servers may load adapters."""
+        return own.parent / "adapters"
 
     def _start_clock(self) -> None:
         """The storm begins now; what was booked before lies before it."""
