@@ -123,7 +123,6 @@ def _make_parts(
             registry,
             leases,
             metrics,
-            tokeniser,
             max_length=base.spec.max_length,
             timeout_seconds=settings.request_timeout_seconds,
         ),

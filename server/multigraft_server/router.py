@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 
@@ -12,7 +13,6 @@ from multigraft_adapters.registry import Registry, Routed, Version, parse_refere
 from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
-from multigraft_server.tokenising import Tokeniser
 
 DEFAULT_TERMS = Terms()
 
@@ -26,7 +26,6 @@ class Router:
         registry: Registry,
         leases: Leases,
         metrics: Metrics,
-        tokeniser: Tokeniser,
         *,
         max_length: int,
         timeout_seconds: float,
@@ -35,7 +34,6 @@ class Router:
         self._registry = registry
         self._leases = leases
         self._metrics = metrics
-        self._tokeniser = tokeniser
         self._max_length = max_length
         self._timeout_seconds = timeout_seconds
 
@@ -70,7 +68,8 @@ class Router:
             return Target(ref, self.spec.name, None)
         routed = self._registry.kept(task, selector)
         if routed is None:
-            routed = await self._tokeniser.run(lambda: self._registry.look_up(task, selector))
+            # Not on a tokeniser's thread: those go on while a database keeps one waiting.
+            routed = await asyncio.to_thread(self._registry.look_up, task, selector)
         return Target(ref, task, _pick(routed, task, sticky))
 
     def check_type(self, target: Target, wanted: str, route: str) -> None:

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from multigraft_adapters.registry import Registry, point_of
+from tests.postgresql import PostgresServer
 from tests.server.conftest import Serve
 from tests.server.running import Served
 
@@ -350,3 +352,26 @@ def test_a_locked_registry_refuses_changes_and_serves_on(served: Served) -> None
     assert answer.json()["error"]["code"] == "registry_unavailable"
     assert "locked" in answer.json()["error"]["message"]
     assert promote(served, 2).json()["revision"] == 2
+
+
+def test_a_database_that_keeps_look_ups_waiting_holds_up_nobody_else(
+    serve: Serve, postgres: PostgresServer
+) -> None:
+    place = postgres.new_place()
+    served = serve(registry_url=place)
+    served.add("topic", "text-classification")
+    served.parts.registry.refresh()  # what the upload changed is noticed, and forgotten, before what follows
+    assert version_served(served) == "1"
+
+    def ask(ref: str) -> httpx.Response:
+        return httpx.post(f"{served.url}/v1/tasks/{ref}/predict", json={"inputs": "a"}, timeout=60)
+
+    with closing(psycopg.connect(place)) as other, ThreadPoolExecutor(4) as pool:
+        other.execute("LOCK TABLE versions IN ACCESS EXCLUSIVE MODE")
+        waiting = [pool.submit(ask, "topic@1") for _ in range(4)]
+        assert [ask("topic").headers["x-multigraft-version"] for _ in range(3)] == ["1"] * 3
+        assert not any(one.done() for one in waiting)
+        answers = [one.result() for one in waiting]
+    assert {answer.status_code for answer in answers} == {503}
+    assert answers[0].json()["error"]["code"] == "registry_unavailable"
+    assert ask("topic@1").status_code == 200

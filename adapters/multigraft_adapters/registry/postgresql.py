@@ -13,6 +13,15 @@ from multigraft_adapters.registry.migrating import migrate
 
 SCHEMES = ("postgresql", "postgres")
 CONNECT_SECONDS = 10
+_CONNECTION: dict[str, Any] = {
+    "application_name": "multigraft",
+    "connect_timeout": CONNECT_SECONDS,
+    # A server that fell silent is given up soon, not when the kernel's default hours are over.
+    "tcp_user_timeout": CONNECT_SECONDS * 1000,
+    "keepalives_idle": CONNECT_SECONDS,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 _MIGRATING = 0x6D67_7265
 """The advisory lock that openers take, one after the other."""
 
@@ -46,7 +55,7 @@ def _make_engine(url: str, wait_seconds: float) -> tuple[Engine, str]:
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,  # a server that was restarted is found again
-        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "multigraft"},
+        connect_args=_CONNECTION,
     )
 
     def on_connect(connection: Any, _record: Any) -> None:

@@ -26,7 +26,7 @@ async def list_models(parts: PartsDep) -> dict[str, Any]:
 @router.get("/v1/models/{ref:path}")
 async def get_model(ref: str, parts: PartsDep) -> dict[str, Any]:
     """What a reference means now: the base, or a version of a task."""
-    target = await parts.tokeniser.run(lambda: parts.router.resolve(ref))
+    target = await asyncio.to_thread(parts.router.resolve, ref)
     return _task_model(parts, ref, target.version) if target.version else _base_model(parts)
 
 
