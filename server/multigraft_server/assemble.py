@@ -54,6 +54,8 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             max_step_tokens=settings.max_step_tokens,
             max_mixed_tokens=settings.max_mixed_tokens,
             max_step_adapters=settings.max_step_adapters,
+            kv_bytes=settings.kv_cache_bytes,
+            quantize=settings.quantize,
             prefix_cache_bytes=settings.prefix_cache_bytes,
             device_bytes=settings.device_bytes,
             host_bytes=settings.host_bytes,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multigraft_adapters.processor import share_cores
+from multigraft_adapters.processor import share_cores, share_memory
 from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
 
@@ -42,6 +42,11 @@ def _default(name: str) -> str:
     type=click.Choice(["auto", "bfloat16", "float32"]),
     help=f"auto is bfloat16 where the processor computes in it. {_default('dtype')}",
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(["none", "int8"]),
+    help=f"int8 halves the base's linear weights on CPUs. {_default('quantize')}",
+)
 @click.option("--slots", type=click.IntRange(1), help=f"Adapters on the device at once. {_default('slots')}")
 @click.option("--api-key", envvar=API_KEY_VARIABLE, show_envvar=True, help="The key that clients must send.")
 @click.option(
@@ -68,6 +73,7 @@ def serve(config: Path | None, **options: Any) -> None:
 def _serve(settings: ServerSettings) -> None:
     started = time.monotonic()
     share_cores()
+    share_memory()
     with bind(settings.host, settings.port) as bound:
         # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
         from multigraft_server.assemble import assemble

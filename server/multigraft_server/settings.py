@@ -50,6 +50,9 @@ class ServerSettings(BaseModel):
     dtype: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="number format of the base")] = (
         "auto"
     )
+    quantize: Annotated[Literal["none", "int8"], Field(description="weights of the base's linear modules")] = (
+        "none"
+    )
     slots: Annotated[int, Field(ge=1, le=1024, description="adapters resident on the device at once")] = 16
     max_running_rows: Annotated[int, Field(ge=1, le=4096, description="generating answers at once")] = 32
     max_step_tokens: Annotated[Count, Field(description="tokens of a step")] = 2048
@@ -60,6 +63,9 @@ class ServerSettings(BaseModel):
     max_mixed_tokens: Annotated[
         Count, Field(description="prompt tokens of a step in which answers go on, which wait for all of it")
     ] = 512
+    kv_cache_bytes: Annotated[Bytes, Field(description="keys and values of answers that are generated")] = (
+        2048 * MiB
+    )
     prefix_cache_bytes: Annotated[
         int, Field(ge=0, le=1024 * 1024 * MiB, description="prefixes kept beside the KV cache; 0 keeps none")
     ] = 512 * MiB

@@ -162,7 +162,9 @@ def test_the_encoder_in_process_computes_texts_by_the_base_and_by_peft(tmp_path:
 def test_the_tax_of_every_method_is_measured_on_a_decoder(tmp_path: Path) -> None:
     base, results = long_base(tmp_path / "tiny", "llama"), Results()
     setting = Setting(tmp_path / "data", tmp_path, None, None, serve_options=(), seed=0)
-    told = measure_tax(str(base), setting, Sizes(rounds=1, g=8, g1=1, c=1, open_seconds=1), results)
+    told = measure_tax(
+        str(base), setting, Sizes(rounds=1, g=8, g1=1, c=1, open_seconds=1, growth_seconds=1), results
+    )
     assert not results.wrong
     assert set(told) == {"base", "lora", "ia3", "bottleneck", "prefix", "prompt", "mixed"}
     assert told["base"]["ratio"] == 1

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from multigraft_loadtest.compare.classification import compare_classification
 from multigraft_loadtest.compare.generation import Setting, compare_generation
+from multigraft_loadtest.compare.memory import measure_memory
 from multigraft_loadtest.compare.results import Results
 from multigraft_loadtest.compare.rows import NAMES, ONE, ROWS, Row, measurements
 from multigraft_loadtest.compare.tax import BASE, measure_tax
@@ -24,7 +25,8 @@ from multigraft_loadtest.machine import describe_machine
 from multigraft_loadtest.problems import CannotStartError
 
 C_MEASUREMENTS = ("c.lora", "c1.lora", "c.base", "c.peft", "fair.c")
-CAPACITY = {"fair.g": "g.lora", "fair.c": "c.lora", "memory": "g.lora", "growth": "g.lora"}
+CAPACITY = {"fair.g": "g.lora", "fair.c": "c.lora"}
+MEMORY = ("memory", "growth")
 """What must be measured before."""
 
 
@@ -46,10 +48,12 @@ def compare(options: Mapping[str, Any]) -> dict[str, Any]:
     started = datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="multigraft-compare-") as work:
         setting = setting_of(options, Path(work))
-        if generation := needed.difference(C_MEASUREMENTS, ("tax", "floor")):
+        if generation := needed.difference(C_MEASUREMENTS, MEMORY, ("tax", "floor")):
             compare_generation(generation, setting, sizes, results)
         if needed.intersection(C_MEASUREMENTS):
             compare_classification(needed, setting, sizes, results)
+        if needed.intersection(MEMORY):
+            measure_memory(needed, setting, sizes, results)
         if "tax" in needed:
             told = measure_tax(G_BASE, setting, sizes, results)
             ratios = {name: found["ratio"] for name, found in told.items() if name != BASE}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multigraft_loadtest.compare.fairness import measure_fairness
-from multigraft_loadtest.compare.memory import Memory
 from multigraft_loadtest.compare.results import Results
 from multigraft_loadtest.compare.sides import Side, Sides, llama_cpp, peft, vllm, write_adapters
 from multigraft_loadtest.compare.workloads import G_BASE, G_CLIENTS, G_RANK, Sizes, generate, lora_adapters
@@ -20,7 +19,7 @@ from multigraft_loadtest.shapes import base_folder
 Tasks = Sequence[str | None]
 BARE: Tasks = (None,)
 
-OURS = ("g.lora", "g.base.resident", "fair.g", "memory", "growth")
+OURS = ("g.lora", "g.base.resident", "fair.g")
 """What is measured on our server with the adapters."""
 
 OURS_BARE = ("g.base", "g1.base")
@@ -62,7 +61,6 @@ def compare_generation(needed: set[str], setting: Setting, sizes: Sizes, results
         if not turns:
             return
         ours = next((turn.side for turn in turns if turn.side.name == "ours"), None)
-        memory = Memory(ours.child) if ours else None
         for number in range(sizes.rounds):
             results.say(f"G, round {number + 1} of {sizes.rounds}")
             for place, turn in enumerate(turns):
@@ -76,13 +74,8 @@ def compare_generation(needed: set[str], setting: Setting, sizes: Sizes, results
                 warm_up = 1 if number == 0 and place == _first(turns, turn) else 0
                 workload = generate(turn.tasks, requests, seed, clients=turn.clients, warm_up=warm_up)
                 results.run(turn.name, turn.side, sides, workload)
-            if memory and number == 0 and sizes.rounds > 1:
-                memory.note_start()
         if ours and "fair.g" in needed:
             measure_fairness("fair.g", ours, sides, generate(names, 1, 0).traffic[0][0], "g.lora", sizes, results)
-        if memory and ours:
-            with sides.turn(ours.child):
-                memory.report(needed, ours, adapters, results)
 
 
 def _first(turns: Sequence[Turn], turn: Turn) -> int:

@@ -1,72 +1,96 @@
-"""The resident memory of our server: against what its configuration says, and whether it grows under load."""
+"""The resident memory of our server: against what it is configured to take, and whether it grows under load."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from time import monotonic
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
 
+from multigraft_loadtest.client import Client
+from multigraft_loadtest.compare.generation import Setting
 from multigraft_loadtest.compare.results import Results
-from multigraft_loadtest.compare.sides import Side
-from multigraft_loadtest.compare.workloads import G_BASE
-from multigraft_loadtest.processes import Child
-from multigraft_loadtest.random_adapters import TENSORS, RandomAdapter
-from multigraft_loadtest.server import Server
-from multigraft_loadtest.shapes import EMBEDDED, Shape
+from multigraft_loadtest.compare.workloads import G_BASE, Sizes, fill, generate, lora_adapters
+from multigraft_loadtest.report import is_clean, summarise
+from multigraft_loadtest.server import Server, serving
+from multigraft_loadtest.shapes import base_folder
+from multigraft_loadtest.workload import Workload
 
-BF16 = 2
-VOCABULARY = 49_152
-FLOOR_CODE = "import torch, transformers, fastapi; print(open('/proc/self/statm').read().split()[1])"
-"""A process with our libraries and nothing in it."""
+KV_BYTES = 192 * 2**20
+PREFIX_BYTES = 128 * 2**20
+"""So little that one round of `fill` takes all of both."""
+
+FLOOR_CODE = """
+import sys, multigraft_server.assemble, uvicorn, transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
+print(open('/proc/self/statm').read().split()[1])
+"""
+"""A process with what a server imports, the base's tokenizer, and nothing else in it."""
+
+REST_SECONDS = 3.0
+"""After which an idle server has given back what it freed."""
 
 
-class Memory:
-    """The resident bytes of a server, from the end of the first round on."""
+def measure_memory(needed: set[str], setting: Setting, sizes: Sizes, results: Results) -> None:
+    """The rows `memory` and `growth`, of a server with 8 LoRAs and small caches that are full.
 
-    def __init__(self, child: Child) -> None:
-        self._child = child
-        self._start: int | None = None
-        self._started = 0.0
-
-    def note_start(self) -> None:
-        """All adapters are resident and all code has run: from here on it must not grow."""
-        self._start, self._started = self._child.resident_bytes(), monotonic()
-
-    def report(self, needed: set[str], side: Side, adapters: Sequence[RandomAdapter], results: Results) -> None:
-        """The rows `memory` and `growth`."""
-        now = self._child.resident_bytes()
+    `memory` is the larger of two over the smaller: what is resident, and what libraries, weights, adapters and the
+    caches as configured add up to. `growth` is after some minutes of load against before.
+    """
+    adapters = lora_adapters()
+    names = [adapter.name for adapter in adapters]
+    config = setting.work / "memory.toml"
+    config.write_text(f"kv_cache_bytes = {KV_BYTES}\nprefix_cache_bytes = {PREFIX_BYTES}\n")
+    results.say(f"starting multigraft with {len(adapters)} adapters and small caches ...")
+    options = [*setting.serve_options, "--config", str(config)]
+    with serving(G_BASE, setting.data_dir, options, "memory") as server:
+        for adapter in adapters:
+            server.upload(adapter.name, adapter.files, adapter.declaration)
+        for number in range(2):
+            _run(server, fill(names, number), results)
+        start = _rested_bytes(server)
         if "memory" in needed:
-            parts = configured(Server(side.url), adapters) | {"libraries": libraries()}
-            results.add("memory", ratio=now / sum(parts.values()))
+            parts = configured(server.get("/v1/engine")) | {
+                "libraries": libraries(base_folder(G_BASE, setting.data_dir))
+            }
+            expected = sum(parts.values())
+            results.add("memory", ratio=max(start / expected, expected / start))
             shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in parts.items())
-            results.notes["memory"] = f"{now / 2**20:.0f} MiB of {shown}"
-        if "growth" in needed and self._start is None:
-            results.notes["growth"] = "needs more than one round"
-        elif "growth" in needed and self._start is not None:
-            results.add("growth", ratio=now / self._start)
-            minutes = (monotonic() - self._started) / 60
-            results.notes["growth"] = f"{self._start / 2**20:.0f} to {now / 2**20:.0f} MiB, {minutes:.1f} minutes"
+            results.notes["memory"] = f"{start / 2**20:.0f} MiB resident, {expected / 2**20:.0f} expected: {shown}"
+        if "growth" in needed:
+            started, number = monotonic(), 0
+            while monotonic() - started < sizes.growth_seconds:
+                number += 1
+                _run(server, generate(names, sizes.g, setting.seed + 9000 + number), results)
+            now = _rested_bytes(server)
+            results.add("growth", ratio=now / start)
+            minutes = (monotonic() - started) / 60
+            results.notes["growth"] = f"{start / 2**20:.0f} to {now / 2**20:.0f} MiB, {minutes:.1f} minutes"
 
 
-def configured(server: Server, adapters: Sequence[RandomAdapter]) -> dict[str, int]:
-    """Bytes of weights, KV cache and adapters of a server on workload G's base, in bf16."""
-    shape = EMBEDDED[G_BASE]
-    tokens = server.get("/v1/engine")["kv_tokens"]["capacity"]
-    per_token = shape.layers * 2 * shape.kv_heads * shape.head_size * BF16
-    # Random adapters are stored in fp32, and are resident in bf16.
-    banks = sum(len(adapter.files[TENSORS]) // 2 for adapter in adapters)
-    return {"weights": weights(shape) * BF16, "kv": tokens * per_token, "adapters": banks}
+def configured(engine: dict[str, Any]) -> dict[str, int]:
+    """Bytes by what they are for: the caches as configured, all else as `GET /v1/engine` tells it."""
+    taken: dict[str, int] = {name: engine["bytes"][name] for name in ("weights", "banks", "heads", "host")}
+    return taken | {"kv_cache": KV_BYTES, "prefix_cache": PREFIX_BYTES}
 
 
-def weights(shape: Shape) -> int:
-    """The numbers in a gated decoder whose output is tied to its embeddings."""
-    linears = sum(outputs * inputs for _, outputs, inputs in shape.linears())
-    return linears + VOCABULARY * shape.hidden + (2 * shape.layers + 1) * shape.hidden
-
-
-def libraries() -> int:
-    """Resident bytes of a process that has only imported what a server imports."""
-    done = subprocess.run([sys.executable, "-c", FLOOR_CODE], capture_output=True, text=True, check=True)
+def libraries(base: Path) -> int:
+    """Resident bytes of a process that has only imported what a server imports and read the base's tokenizer."""
+    done = subprocess.run(
+        [sys.executable, "-c", FLOOR_CODE, str(base)], capture_output=True, text=True, check=True
+    )
     return int(done.stdout) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _run(server: Server, workload: Workload, results: Results) -> None:
+    report = summarise(Client(server.url, server.target()).run(workload), {})
+    if not is_clean(report):
+        results.wrong.append(f"memory: {report['codes']} {report['problems'][:1]}")
+
+
+def _rested_bytes(server: Server) -> int:
+    assert server.child is not None
+    sleep(REST_SECONDS)
+    return server.child.resident_bytes()

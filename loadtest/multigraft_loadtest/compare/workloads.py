@@ -30,11 +30,12 @@ class Sizes:
     g1: int
     c: int
     open_seconds: float
+    growth_seconds: float
 
     @classmethod
     def usual(cls, rounds: int | None, *, is_quick: bool) -> Sizes:
         """Three rounds, or one when it must be quick."""
-        return cls(rounds or 1, 32, 2, 96, 15.0) if is_quick else cls(rounds or 3, 64, 6, 256, 60.0)
+        return cls(rounds or 1, 32, 2, 96, 15.0, 30.0) if is_quick else cls(rounds or 3, 64, 6, 256, 60.0, 600.0)
 
 
 def lora_adapters() -> list[RandomAdapter]:
@@ -55,6 +56,14 @@ def generate(
 ) -> Workload:
     """Workload G: prompts of about 75 tokens without a common beginning, 64 tokens, the tasks in turn."""
     return Workload([(_g(tasks), 1.0)], clients=clients, num_requests=requests, seed=seed, warm_up=warm_up)
+
+
+def fill(tasks: Sequence[str | None], seed: int) -> Workload:
+    """As many rows at once as run at once, each filling the place that it gets in the KV cache."""
+    long = Traffic(
+        "generation", tasks, is_even=True, prompt_words=Lengths(120, 120), output_tokens=Lengths(125, 125)
+    )
+    return Workload([(long, 1.0)], clients=32, num_requests=32, seed=seed, warm_up=0)
 
 
 def classify(

@@ -128,6 +128,23 @@ def profile(json_file: Path | None, **given: Any) -> None:
     _write(figures, json_file)
 
 
+@main.command()
+@click.option("--base", default="smollm2", show_default=True)
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default="multigraft-data")
+@click.option("--text", type=click.Path(dir_okay=False, exists=True, path_type=Path), required=True)
+@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="Of the linear layers' step.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+def quantized(base: str, data_dir: Path, text: Path, rows: int, rounds: int) -> None:
+    """What weights of 8 bits change on a text: accuracy, memory, time."""
+    share_cores()
+    from multigraft_server.bench.quantized import compare
+
+    table = Table("figure", "value", title=f"{base}, int8")
+    for name, value in compare(base, data_dir, text.read_text("utf-8"), rows, rounds).items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+
+
 @contextmanager
 def _started(
     name: str, options: Options, make_times: Callable[[Literal["decode", "prefill"], int], StepTimes] | None

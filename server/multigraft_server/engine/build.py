@@ -16,6 +16,7 @@ from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.observer import Observer, SilentObserver
 from multigraft_server.engine.prefix_store import PrefixStore, num_blocks_for
 from multigraft_server.engine.prefix_table import PrefixTable
+from multigraft_server.engine.quantising import quantise
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.scheduler import Scheduler, StepLimits
 from multigraft_server.engine.settings import EngineSettings
@@ -31,10 +32,12 @@ def build_engine(
     """An engine over a loaded base, on a loop that has not been started.
 
     `fetch` gives an adapter by digest; it runs on a loading thread and raises a MultigraftError when it cannot.
-    The base is the engine's from here on: its modules are wrapped.
+    The base is the engine's from here on: its modules are wrapped. Raises SetupError when it cannot be quantised.
     """
     observer = observer or SilentObserver()
     kv_table, kv = _kv(base, settings)
+    if settings.quantize == "int8":
+        base = quantise(base)
     runner = Runner(base, kv, settings.slots, settings.kernels)
     loop = EngineLoop(settings)
     host = HostTier(

@@ -76,6 +76,11 @@ class Engine:
         self._steps = 0
         self._widest_step = 0
 
+    @property
+    def steps(self) -> int:
+        """How many steps have been run."""
+        return self._steps
+
     def accept(self, request: Request) -> None:
         """Queue a request, or park it until its adapter is in host memory."""
         if request.digest == BASE_DIGEST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from multigraft_adapters.errors import (
     MultigraftError,
     OverloadedError,
 )
+from multigraft_adapters.processor import give_back_memory
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostAdapter
 from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
@@ -25,7 +27,7 @@ from multigraft_server.engine.tiers import Loaded
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
-"""How long the idle loop waits before it checks the engine's books again."""
+"""How long the idle loop waits before it checks the engine's books again, and gives freed memory back."""
 
 FREE_SHARE = 8
 """A task may have so many times the free places of the queue: a flood of one task leaves the others room. The rule
@@ -89,6 +91,8 @@ class EngineLoop:
         self._snapshot = EngineSnapshot(0, 0, {}, {})
         self._stopping = False
         self._dead: MultigraftError | None = None
+        self._is_rested = False
+        self._steps_at_rest = -1
 
     @property
     def alive(self) -> bool:
@@ -224,7 +228,13 @@ class EngineLoop:
     def _idle(self, engine: Engine) -> bool:
         """Check the books, then wait for a message; False when it says to stop."""
         engine.check_integrity()
-        return self._take_messages(engine, wait=True)
+        if self._is_rested and engine.steps != self._steps_at_rest:
+            self._steps_at_rest = engine.steps
+            give_back_memory()
+        started = time.monotonic()
+        goes_on = self._take_messages(engine, wait=True)
+        self._is_rested = time.monotonic() - started >= IDLE_S
+        return goes_on
 
     def _take_messages(self, engine: Engine, *, wait: bool) -> bool:
         """Act on everything in the inbox; False when the loop is to stop."""

@@ -27,7 +27,7 @@ from multigraft_server.engine.inputs import InputPacker, PackedImages
 from multigraft_server.engine.kernels import KernelMode, load_kernels, why_unused
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.layers import hook_embedding, wrap_base
-from multigraft_server.engine.memory import weight_bytes
+from multigraft_server.engine.memory import leave_file, weight_bytes
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
@@ -45,6 +45,9 @@ class Runner:
         if kernels is not None and fuse_blocks(base.model, kernels) and kv is not None:
             self._fused = FusedSteps(base.model.config.num_attention_heads, kv)
         wrapped = wrap_base(base, self.context, kernels)
+        parts = [part for part in (base.model, wrapped.head) if part is not None]
+        leave_file(parts)  # before anything takes the addresses of weights
+        self.weight_bytes = weight_bytes(parts)
         if self._fused is not None and kernels is not None:
             fuse_layers(base.model, self.context, kernels, self._fused.layouts)
         self.banks = Banks(wrapped, base.spec.hidden_size, num_slots, self.device, base.model.dtype, kernels)
@@ -59,8 +62,6 @@ class Runner:
         self._logit_cap: float | None = getattr(base.model.config, "final_logit_softcapping", None)
         self._kv = kv
         self._pooler = _detach_pooler(base.model)
-        parts = (base.model, self._head, self._pooler)
-        self.weight_bytes = weight_bytes(part for part in parts if part is not None)
         base.model.set_attn_implementation(ATTENTION_NAME)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_server.engine.kernels import KernelMode
+from multigraft_server.engine.quantising import Quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class EngineSettings:
     this wait neither a priority nor the want of room holds a request up any longer. `load_threads`: loads at
     once. `retry_load_s`: how long a failed load is remembered at first, twice as long after each further failure,
     up to `max_retry_load_s`. `kernels`: whether the compiled kernels compute what they can.
+    up to `max_retry_load_s`. `quantize`: in what the base's linear modules keep their weights, if not as they are.
     """
 
     slots: int = 16
@@ -40,6 +42,7 @@ class EngineSettings:
     retry_load_s: float = 1.0
     max_retry_load_s: float = 60.0
     kernels: KernelMode = "auto"
+    quantize: Quantize = "none"
 
     def __post_init__(self) -> None:
         for name in (

@@ -88,7 +88,7 @@ class SharedLinear(nn.Module):
 def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The modules by path; those that read the same input are members of one product, where all are packed."""
     shared = dict(modules)
-    for paths in _same_input(modules):
+    for paths in same_input(modules):
         members = [module for path in paths if isinstance(module := modules[path], PackedLinear)]
         alike = len({(type(member), member.bias is None) for member in members}) == 1
         if len(members) == len(paths) and alike:
@@ -97,7 +97,8 @@ def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return shared
 
 
-def _same_input(paths: Iterable[str]) -> list[list[str]]:
+def same_input(paths: Iterable[str]) -> list[list[str]]:
+    """The paths of those that read the same input, in the order in which they are called."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for path in paths:
         parent, _, name = path.rpartition(".")
