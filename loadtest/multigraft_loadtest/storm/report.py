@@ -106,23 +106,30 @@ def _operations(operations: Sequence[Operation]) -> dict[str, dict[str, int]]:
 
 def _pauses(right: Sequence[Record], outcome: Outcome) -> dict[str, Any]:
     """The longest time between two events of a stream: of all, and of those that overlap with a change."""
-    changes = [
-        (operation.sent_s, operation.done_s + OTHER_PROCESS_SECONDS)
-        for operation in outcome.operations
-        if not operation.refused
-    ]
+    changes = [operation for operation in outcome.operations if not operation.refused]
     gaps = [gap for record in right for gap in pairwise(record.events_s)]
-    during = [end - start for start, end in gaps if any(sent <= end and start <= done for sent, done in changes)]
+    during = [gap for gap in gaps if _changed(changes, gap, OTHER_PROCESS_SECONDS)]
     begin, end = outcome.begin, outcome.end
     step = step_percentile(begin.steps, end.steps, 99) if begin and end else None
-    longest = max(during, default=None)
+    longest = max(during, key=_length, default=None)
     return {
-        "longest_s": max((end - start for start, end in gaps), default=None),
-        "longest_during_a_change_s": longest,
+        "longest_s": max(map(_length, gaps), default=None),
+        "longest_during_a_change_s": _length(longest) if longest else None,
+        "then": sorted({one.name for one in _changed(outcome.operations, longest, 0.0)}) if longest else [],
         "step_p99_s": step,
-        "ratio": longest / step if longest is not None and step else None,
-        "spread_s": spread([end - start for start, end in gaps]),
+        "ratio": _length(longest) / step if longest and step else None,
+        "spread_s": spread([_length(gap) for gap in gaps]),
     }
+
+
+def _changed(operations: Sequence[Operation], gap: tuple[float, float], after_s: float) -> list[Operation]:
+    """The operations that were under way in this time, or had ended no longer than so many seconds before."""
+    start, end = gap
+    return [one for one in operations if one.sent_s <= end and start <= one.done_s + after_s]
+
+
+def _length(gap: tuple[float, float]) -> float:
+    return gap[1] - gap[0]
 
 
 def _memory(outcome: Outcome) -> dict[str, Any]:

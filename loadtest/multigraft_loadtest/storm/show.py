@@ -54,6 +54,7 @@ def facts(phase: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"longest {seconds(pause['longest_s'])}",
             f"during a change {seconds(pause['longest_during_a_change_s'])}",
             f"p99 of steps {seconds(pause['step_p99_s'])}",
+            f"under way then: {', '.join(pause['then']) or 'nothing'}",
         )
         yield "pauses of streams", ", ".join(parts)
     if memory["ratio"] is not None:
