@@ -180,7 +180,7 @@ def test_diff_shows_metrics_with_their_change_and_fields_that_differ(run: Run, s
     told = json.loads(run("diff", "topic", "production", "2", "--json", "-", "--url", server.url).output)
     assert (told["a"], told["b"]) == (1, 2)
     rows = {row["field"]: (row["a"], row["b"], row.get("change")) for row in told["differences"]}
-    assert set(rows) == {"version", "digest", "metrics.accuracy", "method.parameters.rank"}
+    assert set(rows) == {"digest", "metrics.accuracy", "method.parameters.rank"}
     assert rows["metrics.accuracy"] == (0.5, 0.75, 0.25)
     table = run("diff", "topic", "1", "2", "--url", server.url).output
     for shown in ("topic@1", "metrics.accuracy", "+0.25", "sha256:bbbbbbbbbbbb", "method.parameters.rank"):
@@ -197,10 +197,15 @@ def test_events_are_a_table_of_who_did_what(run: Run, server: StubServer) -> Non
         "action": "set_alias",
         "task": "topic",
     }
-    event |= {"detail": {"alias": "production", "version": 2, "previous": None}}
+    event |= {"detail": {"alias": "production", "version": 2, "previous": None, "weights": {"1": 0.25, "2": 0.75}}}
     server.answers["GET /v1/events"] = Answer({"events": [event]})
     table = run("events", "topic", "--limit", 5, "--url", server.url).output
-    for shown in ("2026-01-02 03:04:05", "ann", "set_alias", "alias production, version 2"):
+    for shown in (
+        "2026-01-02 03:04:05",
+        "ann",
+        "set_alias",
+        "alias production, version 2, weights 1 (0.25) and 2 (0.75)",
+    ):
         assert shown in table
     assert server.asked[0].path == "/v1/events?limit=5&task=topic"
     assert json.loads(run("events", "--json", "-", "--url", server.url).output) == {"events": [event]}

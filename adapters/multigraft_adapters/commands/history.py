@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from multigraft_adapters.client import Client
+from multigraft_adapters.commands.aliases import shares
 from multigraft_adapters.commands.options import connected, json_option, short_digest, show
 
 
@@ -32,4 +33,10 @@ def events(client: Client, task: str | None, limit: int, json_file: str | None) 
 
 
 def _detail(detail: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {short_digest(str(value))}" for name, value in detail.items() if value is not None)
+    return ", ".join(f"{name} {_shown(value)}" for name, value in detail.items() if value is not None)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return shares(value)
+    return short_digest(value) if str(value).startswith("sha256:") else str(value)

@@ -12,7 +12,7 @@ from multigraft_adapters.client import Client
 from multigraft_adapters.commands.options import connected, json_option, short_digest, show
 from multigraft_adapters.errors import InvalidRequestError
 
-NOT_COMPARED = ("task", "leases", "tier", "manifest")
+NOT_COMPARED = ("task", "version", "leases", "tier", "manifest")
 """What a version's answer has beside what belongs to the version; a manifest is compared field by field."""
 
 
@@ -106,4 +106,5 @@ def _table(task: str, numbers: list[int], rows: list[dict[str, Any]]) -> Table |
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else short_digest(str(value))
+    text = "" if value is None else str(value)
+    return short_digest(text) if text.startswith("sha256:") else text
