@@ -41,6 +41,7 @@ HOST_ADAPTERS = 2
 
 PREFIX_BYTES = 64 * 2**20
 
+SHOW_EVERY_S = 0.25
 IDLE_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """An answer that takes longer is lost."""
@@ -72,6 +73,9 @@ class Outcome:
     """What went wrong beside the answers."""
 
     elapsed_s: float = 0.0
+    lag_s: float = 0.0
+    """How late the storm itself was at most, for want of a free processor."""
+
     second: tuple[float, float] | None = None
     """When the second process took part."""
 
@@ -220,7 +224,9 @@ class _Storm:
     async def _show(self) -> None:
         while self._now() < self._plan.seconds:
             self._progress(self._now(), len(self._outcome.answers))
-            await asyncio.sleep(0.5)
+            woken_s = self._now() + SHOW_EVERY_S
+            await asyncio.sleep(SHOW_EVERY_S)
+            self._outcome.lag_s = max(self._outcome.lag_s, self._now() - woken_s)
         self._progress(self._plan.seconds, len(self._outcome.answers))
 
     async def _end(self, first: Server) -> None:

@@ -38,6 +38,7 @@ def summarise_phase(outcome: Outcome, minutes: float) -> dict[str, Any]:
     told = {
         "base": outcome.plan.base,
         "elapsed_s": outcome.elapsed_s,
+        "lag_s": outcome.lag_s,
         "requests": {"asked": len(records), **counts},
         "codes": dict(Counter(record.code for record in records).most_common()),
         "mismatched": counts["wrong"],

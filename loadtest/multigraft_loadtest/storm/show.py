@@ -49,6 +49,7 @@ def facts(phase: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "operations", ", ".join(done)
     refused = [f"{told['refused']} {name}" for name, told in phase["operations"].items() if told["refused"]]
     yield "refused as they must be", ", ".join(refused)
+    yield "the storm itself was late by", f"{seconds(phase['lag_s'])} at most"
     if pause["longest_s"] is not None:
         parts = (
             f"longest {seconds(pause['longest_s'])}",
