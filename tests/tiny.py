@@ -102,20 +102,20 @@ OWN_TOKENS: dict[str, dict[str, int]] = {
 }
 
 
-def tiny_config(model_type: str, vocab_size: int) -> Any:
-    """The configuration of a two-layer model of one family."""
+def tiny_config(model_type: str, vocab_size: int, **sizes: int) -> Any:
+    """The configuration of a two-layer model of one family; `sizes` go before the usual ones."""
     tokens = {"vocab_size": vocab_size, "pad_token_id": PAD_TOKEN_IDS.get(model_type, 0), "eos_token_id": 7}
     tokens |= OWN_TOKENS.get(model_type, {})
-    return AutoConfig.for_model(model_type, **tokens, **(SIZES | OWN_SIZES[model_type]))
+    return AutoConfig.for_model(model_type, **tokens, **(SIZES | OWN_SIZES[model_type] | sizes))
 
 
-def make_tiny_base(folder: Path, model_type: str, seed: int = 0) -> Path:
+def make_tiny_base(folder: Path, model_type: str, seed: int = 0, **sizes: int) -> Path:
     """Save a random base of one family to `folder`; weights large enough that answers differ."""
     if model_type in IMAGE_ENCODERS:
         return make_tiny_image_base(folder, model_type, seed)
     encoder = model_type in ENCODERS
     tokenizer = tiny_tokenizer(encoder=encoder, pad_token_id=PAD_TOKEN_IDS.get(model_type, 0))
-    config = tiny_config(model_type, len(tokenizer))
+    config = tiny_config(model_type, len(tokenizer), **sizes)
     _save_random(folder, AutoModel if encoder else AutoModelForCausalLM, config, seed)
     tokenizer.save_pretrained(folder)
     return folder

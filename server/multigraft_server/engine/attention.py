@@ -88,6 +88,11 @@ def attend_many(
 
 
 def _attend_many(out: Tensor, states: _States, layer: _Layer, place: int, step: AttentionStep) -> None:
+    rows = step.sequences
+    if rows is not None and rows.takes(out.shape[2], layer.window, layer.softcap):
+        own = (states.query, states.key, states.value)
+        rows.attend(out, *own, layer=place, scaling=layer.scaling, causal=step.causal)
+        return
     for index, whole in enumerate(step.whole):
         _attend_wholes(out, states, layer, whole, step, index)
     for prefixed in step.prefixed:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.kv_table import KVRow
+from multigraft_server.engine.sequences import SequenceStep
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -92,7 +93,8 @@ class DecodeGroup:
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
     """How attention works on this step's tokens: what is cached of them is written first, then each attends in
-    exactly one of the other parts."""
+    exactly one of the other parts. With `sequences`, the kernel computes `prefixed`, `whole` and `chunks` at once
+    in the layers that it takes."""
 
     causal: bool
     prefixed: Sequence[PrefixedRow] = ()
@@ -101,6 +103,7 @@ class AttentionStep:
     decodes: Sequence[DecodeGroup] = ()
     writes: Sequence[KVWrite] = ()
     kv: KVCache | None = None
+    sequences: SequenceStep | None = None
     masks: dict[object, Tensor | None] = field(default_factory=dict)
 
     def chunk_mask(self, length: int, past: int, window: int | None, device: torch.device) -> Tensor:
@@ -176,6 +179,29 @@ def group_decodes(rows: Iterable[CachedRow], device: torch.device) -> list[Decod
                 groups.append(_decode_group(own[start:end], device))
                 start = end
     return groups
+
+
+class LazyWholes(Sequence[WholeGroup]):
+    """The groups of complete sequences, made when they are asked for: the kernel needs none."""
+
+    def __init__(self, rows: Sequence[tuple[int, int]], device: torch.device) -> None:
+        self._rows = rows
+        self._device = device
+        self._groups: list[WholeGroup] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._made()[index]
+
+    def _made(self) -> list[WholeGroup]:
+        if self._groups is None:
+            self._groups = group_wholes(self._rows, self._device)
+        return self._groups
 
 
 def group_wholes(rows: Sequence[tuple[int, int]], device: torch.device) -> list[WholeGroup]:

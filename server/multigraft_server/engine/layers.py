@@ -89,13 +89,14 @@ class DeltaNorm(nn.Module):
         self.outputs = ScalePlace(features)
         self._context = context
 
-    def forward(self, summed: Tensor) -> Tensor:
-        """(..., n) -> (..., n)."""
-        normed: Tensor = self.base(summed)
+    def forward(self, summed: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(..., n) -> (..., n); of a fused norm, the norm of summed + residual."""
+        normed: Tensor = self.base(summed) if residual is None else self.base(summed, residual)
         step = self._context.delta
         if step is None:
             return normed
         if step.around and self.around.banks:
+            summed = summed if residual is None else summed + residual
             added = torch.zeros_like(normed)
             self.around.add_to(added.view(-1, added.shape[-1]), normed.reshape(-1, added.shape[-1]), step.around)
             normed = self.base(summed + added)

@@ -13,14 +13,15 @@ from multigraft_server.engine.attention import ATTENTION_NAME
 from multigraft_server.engine.attention_step import (
     AttentionStep,
     CachedRow,
+    LazyWholes,
     PrefixedRow,
     group_decodes,
-    group_wholes,
     writes_of,
 )
 from multigraft_server.engine.banks.banks import Banks
 from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.fused import fuse_blocks
+from multigraft_server.engine.fused_encoder import fuse_encoder
 from multigraft_server.engine.fused_layers import fuse_layers
 from multigraft_server.engine.fused_step import FusedSteps
 from multigraft_server.engine.inputs import InputPacker, PackedImages
@@ -31,6 +32,7 @@ from multigraft_server.engine.memory import leave_file, weight_bytes
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
 from multigraft_server.engine.pooling import slot_groups
+from multigraft_server.engine.sequences import Past, plan_sequences
 
 
 class Runner:
@@ -41,9 +43,12 @@ class Runner:
         self.device: torch.device = base.model.device
         kernels = load_kernels(kernel_mode, self.device, base.model.dtype)
         self.kernels = "compiled" if kernels else why_unused(kernel_mode, self.device, base.model.dtype)
+        self._kernels = kernels
         self._fused: FusedSteps | None = None
         if kernels is not None and fuse_blocks(base.model, kernels) and kv is not None:
             self._fused = FusedSteps(base.model.config.num_attention_heads, kv)
+        if kernels is not None and base.spec.family != "decoder":
+            fuse_encoder(base.model, kernels.many)
         wrapped = wrap_base(base, self.context, kernels)
         parts = [part for part in (base.model, wrapped.head) if part is not None]
         leave_file(parts)  # before anything takes the addresses of weights
@@ -121,17 +126,27 @@ class Runner:
             if kv is not None:
                 cached.append(CachedRow(place, stop, part.start, kv))
             place = stop
-        going_on = [row for row in cached if row.past > 0]
+        chunks = [row for row in cached if row.past > 0 and row.stop - row.start > 1]
         step = AttentionStep(
             causal=self._base.spec.family == "decoder",
             prefixed=prefixed,
-            whole=group_wholes(whole, self.device),
-            chunks=[row for row in going_on if row.stop - row.start > 1],
+            whole=LazyWholes(whole, self.device),
+            chunks=chunks,
             kv=self._kv,
+            sequences=plan_sequences(self._pasts(whole, prefixed, chunks), self._kernels),
         )
         if self._fused is not None:
             return {"attention_step": step, "fused_step": self._fused.make(place, cached)}
         return {"attention_step": self._with_single_tokens(step, cached)}
+
+    def _pasts(
+        self, whole: Sequence[tuple[int, int]], prefixed: Sequence[PrefixedRow], chunks: Sequence[CachedRow]
+    ) -> list[tuple[int, int, Past]]:
+        rows = [(start, stop, Past()) for start, stop in whole]
+        rows += [(row.start, row.stop, Past.of_prefix(row.prefix)) for row in prefixed]
+        if self._kv is not None:
+            rows += [(row.start, row.stop, Past.of_cache(self._kv, row.kv, row.past)) for row in chunks]
+        return rows
 
     def _with_single_tokens(self, step: AttentionStep, cached: Sequence[CachedRow]) -> AttentionStep:
         layout, singles = self._base.spec.kv, [row for row in cached if row.past > 0 and row.stop - row.start == 1]

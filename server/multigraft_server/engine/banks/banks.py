@@ -51,28 +51,34 @@ class Banks:
         self._low_rank = LowRankBanks(linears, num_slots * USUAL_RANK, device, dtype, kernels)
         self._head_low_rank = LowRankBanks(head, 0, device, dtype, kernels)
         self._head_outputs = ScaleBanks(
-            lambda delta: delta.outputs, {path: linear.outputs for path, linear in head.items()}, device
+            lambda delta: delta.outputs, {path: linear.outputs for path, linear in head.items()}, device, kernels
         )
         self._inputs = ScaleBanks(
-            lambda delta: delta.inputs, {path: linear.inputs for path, linear in linears.items()}, device
+            lambda delta: delta.inputs, {path: linear.inputs for path, linear in linears.items()}, device, kernels
         )
         self._outputs = ScaleBanks(
             lambda delta: delta.outputs,
             {path: linear.outputs for path, linear in linears.items()}
             | {path: norm.outputs for path, norm in norms.items()},
             device,
+            kernels,
         )
         self._after = BottleneckBanks(
-            lambda delta: delta.after, {path: linear.after for path, linear in linears.items()}, device, dtype
+            lambda delta: delta.after,
+            {path: linear.after for path, linear in linears.items()},
+            device,
+            dtype,
+            kernels,
         )
         self._parallel = BottleneckBanks(
             lambda delta: delta.parallel,
             {path: linear.parallel for path, linear in linears.items() if linear.ends},
             device,
             dtype,
+            kernels,
         )
         self._around = BottleneckBanks(
-            lambda delta: delta.around, {path: norm.around for path, norm in norms.items()}, device, dtype
+            lambda delta: delta.around, {path: norm.around for path, norm in norms.items()}, device, dtype, kernels
         )
         self._embeddings = EmbeddingBanks(wrapped.embeddings, device)
         self.prompts = PromptBank(hidden_size, device, dtype)

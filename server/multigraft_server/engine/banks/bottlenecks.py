@@ -14,6 +14,8 @@ from torch import Tensor
 from multigraft_adapters.methods.bottleneck import ACTIVATIONS
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.banks.low_rank import ColumnStep, plan_columns
+from multigraft_server.engine.kernels import Kernels
+from multigraft_server.engine.kernels.many import fits_tiles
 from multigraft_server.engine.methods.prepared import PreparedBottleneck, PreparedDelta
 from multigraft_server.engine.plan import Group
 
@@ -62,7 +64,10 @@ class BottleneckBank:
 
     def add_to(self, y: Tensor, x: Tensor, step: BottleneckStep) -> None:
         """Add each token's own bottleneck of `x` (tokens, n) to `y` (tokens, n) in place; they may be the same."""
-        if step.columns.mask is not None and step.ones is not None:
+        kernels, table = step.columns.kernels, step.columns.table
+        if kernels is not None and table is not None and fits_tiles(self.down, self.up):
+            kernels.many.add_groups(y, x, self.down, self.up, table, bias=self.bias, activation=step.activation)
+        elif step.columns.mask is not None and step.ones is not None:
             self._add_masked(y, x, step, step.columns.mask, step.ones)
         else:
             self.add_by_group(y, x, step)
@@ -108,7 +113,9 @@ class BottleneckBanks:
         places: Mapping[str, BottleneckPlace],
         device: torch.device,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
+        self._kernels = kernels
         self._part = part
         self._places = places
         self._device = device
@@ -144,7 +151,7 @@ class BottleneckBanks:
         """How these groups are computed, by activation; nothing when no slot of theirs has a bottleneck."""
         steps = []
         for activation, space in self._spaces.items():
-            columns = plan_columns(groups, space, self._device, self._dtype)
+            columns = plan_columns(groups, space, self._device, self._dtype, self._kernels)
             if columns is not None:
                 steps.append(BottleneckStep(activation, columns, _ones(columns)))
         return tuple(steps)

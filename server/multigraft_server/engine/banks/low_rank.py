@@ -12,6 +12,7 @@ from torch import Tensor
 from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.kernels import Kernels
+from multigraft_server.engine.kernels.many import ManyTokens, fits_tiles
 from multigraft_server.engine.methods.prepared import PreparedDelta, PreparedPair
 from multigraft_server.engine.plan import Group
 
@@ -22,9 +23,9 @@ MASKED_WORK = 32768
 """Tokens x columns up to which one masked product over all groups beats a product per group (measured on a
 2-core CPU at hidden sizes 384 and 576: a loop pays three launches per group and layer)."""
 
-KERNEL_TOKENS = 128
-"""Tokens up to which the compiled kernel, which reads each adapter's columns once for four tokens, beats torch's
-products."""
+MANY_TOKENS = 128
+"""Tokens beyond which the kernel that brings an adapter's columns into the order of tiles beats the one that reads
+them as they lie (measured with 8 groups at hidden sizes 384 and 576)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class ColumnStep:
 
     `first` is the first token that has columns. With `mask` (tokens from `first`, columns), all groups are
     computed in one product over `columns`, and `mask` keeps each token to its own adapter. Without it, each
-    group is computed on its own. Where there are `kernels`, they compute all groups at once. Two steps of one
-    `generation` have their banks at the same places of memory.
+    group is computed on its own. Where there are `kernels`, they compute all groups at once, `many` where the
+    tokens are. Two steps of one `generation` have their banks at the same places of memory.
     """
 
     first: int
@@ -51,6 +52,7 @@ class ColumnStep:
     columns: range
     mask: Tensor | None
     kernels: Kernels | None = None
+    many: ManyTokens | None = None
     table: Tensor | None = None  # the groups, as the kernels read them
     generation: int = 0
 
@@ -96,7 +98,9 @@ class LowRankBank:
 
     def add_to(self, y: Tensor, x: Tensor, step: ColumnStep) -> None:
         """Add each token's own product to `y` (tokens, out) in place, from `x` (tokens, in)."""
-        if step.kernels is not None and step.table is not None:
+        if step.many is not None and step.table is not None and fits_tiles(self.a, self.b):
+            step.many.add_groups(y, x, self.a, self.b, step.table)
+        elif step.kernels is not None and step.table is not None:
             step.kernels.low_rank(y, x, self.a, self.b, step.table)
         elif step.mask is not None:
             self._add_masked(y, x, step, step.mask)
@@ -195,9 +199,10 @@ def plan_columns(
         return None
     first, last = own[0].start, own[-1].stop
     columns = range(min(g.columns.start for g in own), max(g.columns.stop for g in own))
-    if kernels is not None and last - first <= KERNEL_TOKENS:
-        numbers = [(g.start, g.stop, g.columns.start, g.columns.stop) for g in own]
-        return ColumnStep(first, own, columns, None, kernels, torch.tensor(numbers, dtype=torch.int32))
+    if kernels is not None:
+        table = torch.tensor([(g.start, g.stop, g.columns.start, g.columns.stop) for g in own], dtype=torch.int32)
+        many = kernels.many if last - first > MANY_TOKENS else None
+        return ColumnStep(first, own, columns, None, kernels, many, table)
     one_product = len(own) > 1 and (last - first) * len(columns) <= MASKED_WORK
     mask = _mask(own, first, last, columns, device, dtype) if one_product else None
     return ColumnStep(first, own, columns, mask)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from multigraft_server.engine.banks.columns import ColumnSpace
+from multigraft_server.engine.kernels import Kernels
+from multigraft_server.engine.kernels.many import ManyTokens
 from multigraft_server.engine.methods.prepared import Affine, PreparedDelta
 from multigraft_server.engine.plan import Group
 
@@ -31,12 +33,15 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class ScaleStep:
-    """How the banks work on a step's tokens first..last: by the row of each token, or without `rows` by group."""
+    """How the banks work on a step's tokens first..last: by the row of each token, or without `rows` by group.
+    Where there are `kernels`, they compute all groups at once."""
 
     first: int
     last: int
     groups: tuple[RowGroup, ...]
     rows: Tensor | None  # (last - first,)
+    kernels: ManyTokens | None = None
+    table: Tensor | None = None  # the groups, as the kernels read them
 
 
 class ScaleBank:
@@ -69,6 +74,9 @@ class ScaleBank:
 
     def apply(self, values: Tensor, step: ScaleStep) -> None:
         """Change each token's `values` (tokens, n) in place."""
+        if step.kernels is not None and step.table is not None and values.dtype == torch.bfloat16:
+            step.kernels.scale_groups(values, self.scale, self.shift, step.table)
+            return
         if step.rows is None:
             self.apply_by_group(values, step)
             return
@@ -93,7 +101,9 @@ class ScaleBanks:
         part: Callable[[PreparedDelta], Mapping[str, Affine]],
         places: Mapping[str, ScalePlace],
         device: torch.device,
+        kernels: Kernels | None = None,
     ) -> None:
+        self._kernels = kernels
         self._part = part
         self._places = places
         self._device = device
@@ -128,7 +138,7 @@ class ScaleBanks:
             for group in groups
             if group.slot != UNCHANGED and (row := self._space.columns(group.slot))
         )
-        return plan_rows(own, self._device) if own else None
+        return plan_rows(own, self._device, self._kernels) if own else None
 
     def check_integrity(self) -> None:
         """Raise IntegrityError when two slots share a row."""
@@ -145,9 +155,12 @@ class ScalePlace:
         self.bank: ScaleBank | None = None
 
 
-def plan_rows(groups: tuple[RowGroup, ...], device: torch.device) -> ScaleStep:
-    """Choose between one gathered product and a product per group."""
+def plan_rows(groups: tuple[RowGroup, ...], device: torch.device, kernels: Kernels | None = None) -> ScaleStep:
+    """Choose between one gathered product and a product per group, where there are no kernels."""
     first, last = groups[0].start, groups[-1].stop
+    if kernels is not None:
+        table = torch.tensor([(group.start, group.stop, group.row) for group in groups])
+        return ScaleStep(first, last, groups, None, kernels.many, table)
     if len(groups) == 1 or last - first > GATHERED_TOKENS * len(groups):
         return ScaleStep(first, last, groups, None)
     rows = torch.full((last - first,), UNCHANGED)

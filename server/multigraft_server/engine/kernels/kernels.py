@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multigraft_adapters.errors import SetupError
 from multigraft_server.engine.kernels.layers import LayersCall, LayerStruct
+from multigraft_server.engine.kernels.many import ManyTokens
 
 TILE_OUT = 16
 TILE_IN = 32
@@ -51,6 +52,7 @@ class Kernels:
     def __init__(self, path: Path) -> None:
         self._short = _load(ctypes.PyDLL, path)
         self._long = _load(ctypes.CDLL, path)
+        self.many = ManyTokens(path)
         if self._short.request_tiles() != 0:
             raise SetupError("the system does not let this process use the processor's matrix tiles")
 

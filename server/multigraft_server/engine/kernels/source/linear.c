@@ -112,15 +112,20 @@ static void many(const Product *p, ptrdiff_t token, ptrdiff_t tokens, ptrdiff_t 
     _tile_stored(3, sums, 64); finish(p, sums, token + SIDE, tokens - SIDE, block + 1);
 }
 
+/* Weights that all tokens go through before the next ones, so that a core's second cache keeps them meanwhile. */
+enum { PANEL = 512 * 1024 };
+
 /* Tokens start..stop with the blocks first..last; `first` is where a group begins. */
 static void part(const Product *p, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t first_block, ptrdiff_t last_block)
 {
     ptrdiff_t full = start + (stop - start) / 32 * 32, rest = stop - full;
     if (full > start) {
         configure(16, 16);
-        for (ptrdiff_t group = first_block; group < last_block; group += ABREAST)
+        ptrdiff_t panel = PANEL / (SIDE * p->in) / ABREAST * ABREAST;
+        panel = panel < ABREAST ? ABREAST : panel;
+        for (ptrdiff_t from = first_block; from < last_block; from += panel)
             for (ptrdiff_t token = start; token < full; token += 32)
-                for (ptrdiff_t block = group; block < last_block && block < group + ABREAST; block += 2)
+                for (ptrdiff_t block = from; block < last_block && block < from + panel; block += 2)
                     many(p, token, 32, block);
     }
     if (rest > 16) {
