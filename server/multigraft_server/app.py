@@ -50,6 +50,7 @@ from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
+from multigraft_server.trimming import Trimmer
 from multigraft_server.uploads import Uploads
 
 ROUTERS = (
@@ -167,7 +168,7 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
-    follower = Follower(parts.registry, parts.residency.tend)
+    follower = Follower(parts.registry, parts.residency.tend, Trimmer().tend)
     parts.engine.start()
     await asyncio.to_thread(follower.start)
     try:

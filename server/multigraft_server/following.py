@@ -17,12 +17,12 @@ PERIOD_SECONDS = 0.25
 class Follower:
     """A thread that has the registry look at its change counter, off every request's path.
 
-    Then it calls `tend`, which may use the registry. While that cannot be used, what was last known of it is
-    served on.
+    Then it calls what else there is to `tend` to, which may use the registry. While that cannot be used, what was
+    last known of it is served on.
     """
 
     def __init__(
-        self, registry: Registry, tend: Callable[[], None], period_seconds: float = PERIOD_SECONDS
+        self, registry: Registry, *tend: Callable[[], object], period_seconds: float = PERIOD_SECONDS
     ) -> None:
         self._registry = registry
         self._tend = tend
@@ -48,7 +48,8 @@ class Follower:
     def _look(self) -> None:
         try:
             self._registry.refresh()
-            self._tend()
+            for tend in self._tend:
+                tend()
         except Exception as error:  # whatever it is, the next look may succeed
             if self._is_reachable:
                 logger.warning("what is known of the registry is served on: %s", error)
