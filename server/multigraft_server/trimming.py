@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 TRIM_SECONDS = 15.0
-"""Between two times. One takes some 10 ms of a thread that is not the engine's, more where there is more to give."""
+"""Between two times. One takes some 10 ms of a thread beside the engine's, and more where there is more."""
 
 
 class Trimmer:
