@@ -54,7 +54,7 @@ def measure_slots(letter: Letter, base: str, texts: Sequence[str], sizes: Sizes,
             sides.add(server.child)
             servers[slots] = server
         for number in range(sizes.rounds):
-            for slots, server in servers.items():
+            for slots, server in list(servers.items())[:: 1 if number % 2 == 0 else -1]:
                 workload = workload_of(letter, names, texts, sizes, measured.seed + number, number == 0)
                 assert server.child is not None
                 with sides.turn(server.child):
