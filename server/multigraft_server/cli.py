@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multigraft_adapters.processor import share_cores, share_memory
+from multigraft_adapters.processor import keep_objects, share_cores, share_memory
 from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
 
@@ -81,6 +81,7 @@ def _serve(settings: ServerSettings) -> None:
         with assemble(settings) as app:
 
             def announce() -> None:
+                keep_objects()
                 name, seconds = app.state.parts.spec.name, time.monotonic() - started
                 click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
 

@@ -75,7 +75,9 @@ def _of_image(target: Target, image: bytes, request: Request) -> PredictBody:
 async def _predict_one(parts: Parts, call: Call, body: PredictBody) -> Any:
     predictor = predictor_of(call.target)
     prepared = await predictor.prepare(parts, call, body.inputs, _parameters(call.target, body))
-    return await prepared.read(prepared.submit(parts, call))
+    with parts.engine.together():
+        answers = prepared.submit(parts, call)
+    return await prepared.read(answers)
 
 
 def _parameters(target: Target, body: PredictBody) -> dict[str, Any]:
