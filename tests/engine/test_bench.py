@@ -28,8 +28,8 @@ CASES = {
 }
 
 
-def figures(command: str, base: Path, folder: Path, *options: str) -> dict[str, Any]:
-    arguments = [f"--base={base}", f"--data-dir={folder}", "--tokens=12", "--rounds=1", "--dtype=float32"]
+def figures(command: str, base: Path, folder: Path, *options: str, dtype: str = "float32") -> dict[str, Any]:
+    arguments = [f"--base={base}", f"--data-dir={folder}", "--tokens=12", "--rounds=1", f"--dtype={dtype}"]
     written = folder / "figures.json"
     result = CliRunner().invoke(main, [command, *arguments, f"--json={written}", *options])
     assert result.exit_code == 0, result.output
@@ -51,11 +51,15 @@ def test_one_method_can_be_chosen(tmp_path: Path) -> None:
     assert set(found) == CASES - (CASES & {"lora", "dora", "houlsby", "pfeiffer", "parallel", "prefix", "prompt"})
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("model_type", "ends_in"), [("llama", "sampling"), ("bert", "heads")])
-def test_a_profile_tells_where_the_time_of_a_step_goes(model_type: str, ends_in: str, tmp_path: Path) -> None:
+def test_a_profile_tells_where_the_time_of_a_step_goes(
+    model_type: str, ends_in: str, dtype: str, tmp_path: Path
+) -> None:
     base = make_tiny_base(tmp_path / model_type, model_type)
-    found = figures("profile", base, tmp_path, "--rows=2", "--adapters=2", "--method=lora")
+    found = figures("profile", base, tmp_path, "--rows=2", "--adapters=2", "--method=lora", dtype=dtype)
     assert set(found) == {"base, none resident", "base, adapters resident", "lora", "all methods mixed"}
     for parts in found.values():
         assert all(parts[part] > 0 for part in ("linear", "attention", "scheduling", ends_in, "floor"))
-    assert found["lora"]["deltas"] > found["base, none resident"]["deltas"]
+    if dtype == "float32":  # the kernels take microseconds for bases as tiny as these
+        assert found["lora"]["deltas"] > found["base, none resident"]["deltas"]

@@ -88,6 +88,22 @@ class TestLowRank:
         torch.testing.assert_close(fast, slow, rtol=2 * ROUNDING, atol=2 * ROUNDING)
         assert torch.equal(fast[[1, 2, 16]], y[[1, 2, 16]]), "tokens without an adapter changed"
 
+    @pytest.mark.parametrize("rank", [8, 16, 20, 32, 48])
+    @pytest.mark.parametrize("in_features, out_features", [(96, 48), (3072, 32), (64, 40), (50, 48)])
+    def test_equals_a_product_per_group_of_many_tokens(
+        self, kernels: Kernels, in_features: int, out_features: int, rank: int
+    ) -> None:
+        a, b = random(2 * rank, in_features, seed=1) * 0.1, random(2 * rank, out_features, seed=2) * 0.1
+        x, y = random(700, in_features), random(700, out_features, seed=3)
+        spans = [(3, 40, 0), (40, 41, rank), (60, 76, rank), (76, 670, 0)]
+        groups = torch.tensor([(start, stop, c, c + rank) for start, stop, c in spans], dtype=torch.int32)
+        expected = y.clone()
+        for start, stop, column in spans:
+            own = slice(column, column + rank)
+            expected[start:stop].addmm_(x[start:stop] @ a[own].t(), b[own])
+        kernels.low_rank(y, x, a, b, groups)
+        torch.testing.assert_close(y, expected, rtol=2 * ROUNDING, atol=4 * ROUNDING)
+
     def test_writes_into_a_part_of_a_wider_output(self, kernels: Kernels) -> None:
         a, b, x = random(16, 32), random(16, 48, seed=1), random(4, 32, seed=2)
         wide = random(4, 100, seed=3)
@@ -189,3 +205,15 @@ class TestAttention:
         layout = torch.tensor([4, 2, size, 0, 0])
         kernels.rotate_and_cache(query, key, value, rotary, torch.zeros(3, 3, dtype=torch.int64), layout)
         assert torch.equal(query, expected)
+
+
+def test_torchs_own_tile_products_go_on_beside_the_kernels(kernels: Kernels) -> None:
+    x, weight = random(64, 128), random(256, 128, seed=1)
+    packed, groups = kernels.pack(weight), torch.tensor([[0, 64, 0, 16]], dtype=torch.int32)
+    a, b = random(16, 128, seed=2), random(16, 256, seed=3)
+    expected = linear(x, weight)
+    for _ in range(3):
+        y = kernels.linear(x, packed, None)
+        assert torch.equal(linear(x, weight), expected)
+        kernels.low_rank(y, x, a, b, groups)
+        assert torch.equal(linear(x, weight), expected)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AttentionInterface
 from transformers.pytorch_utils import Conv1D
@@ -19,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from multigraft_server.bench.steps import StepTimes
 from multigraft_server.engine.attention import ATTENTION_NAME, packed_attention
 from multigraft_server.engine.engine import Engine
+from multigraft_server.engine.kernels import Kernels
+from multigraft_server.engine.kernels.layers import SPENT
 from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
 from multigraft_server.engine.packing import PackedLinear
 from multigraft_server.engine.runner import Runner
@@ -42,6 +45,9 @@ METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
 )
 """Which part the time in a method belongs to, less what is spent in those of other parts below it."""
 
+AT_ONCE = "decoder_layers"
+"""The kernel that computes all layers; it tells itself what its time is spent on."""
+
 PARTS = (LINEAR, "attention", "deltas", MODEL, "heads", "sampling", "scheduling", REST)
 
 
@@ -62,6 +68,11 @@ class Stopwatch:
         """Time counts for the part around the present one."""
         self._charge()
         self._open.pop()
+
+    def move(self, seconds: float, part: str) -> None:
+        """Of the time that counted for the open part, some was another's."""
+        self.seconds[self._open[-1]] -= seconds
+        self.seconds[part] += seconds
 
     def take(self) -> dict[str, float]:
         """Seconds by part since the last time, of parts that are open too."""
@@ -101,15 +112,35 @@ def watched(times: PartTimes) -> Iterator[None]:
     """Let the parts of every step inside be timed, and forget earlier steps; costs some microseconds a call."""
     times.parts.clear()
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in METHODS_OF_PARTS]
+    kept.append((Kernels, AT_ONCE, Kernels.decoder_layers))
     for owner, name, part in METHODS_OF_PARTS:
         setattr(owner, name, _timed(getattr(owner, name), part, times))
     AttentionInterface.register(ATTENTION_NAME, _timed(packed_attention, "attention", times))
+    setattr(Kernels, AT_ONCE, _told(Kernels.decoder_layers, times))
     try:
         yield
     finally:
         AttentionInterface.register(ATTENTION_NAME, packed_attention)
         for owner, name, method in kept:
             setattr(owner, name, method)
+
+
+def _told(function: Callable[..., None], times: PartTimes) -> Callable[..., None]:
+    """`decoder_layers`, whose time belongs to the parts that it tells itself."""
+
+    @functools.wraps(function)
+    def told(kernels: Kernels, *args: Any, **kwargs: Any) -> None:
+        watch, kernels.seconds = times.watches[threading.get_ident()], torch.zeros(len(SPENT), dtype=torch.float64)
+        watch.enter(MODEL)
+        try:
+            function(kernels, *args, **kwargs)
+            for seconds, part in zip(kernels.seconds.tolist(), SPENT, strict=True):
+                watch.move(seconds, part)
+        finally:
+            kernels.seconds = None
+            watch.leave()
+
+    return told
 
 
 def _timed(function: Callable[..., Any], part: str, times: PartTimes) -> Callable[..., Any]:

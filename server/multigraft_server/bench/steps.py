@@ -20,6 +20,7 @@ from multigraft_adapters.bases import Base
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_server.bench.adapters import METHODS, random_adapter
 from multigraft_server.engine.build import build_engine
+from multigraft_server.engine.kernels import load_kernels
 from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.observer import SilentObserver
 from multigraft_server.engine.packing import packed
@@ -169,7 +170,8 @@ def measure_floor(base: Base, tokens: int, repeats: int) -> list[float]:
     output head where it has one. The base must not be an engine's."""
     modules = [base.model.get_submodule(path) for path in base.spec.targets if not path.startswith("pooler.")]
     modules += [] if base.lm_head is None else [base.lm_head]
-    work = [(packed(module), _input(base, tokens, _in_features(module))) for module in modules]
+    kernels = load_kernels("auto", base.model.device, base.model.dtype)
+    work = [(packed(module, kernels), _input(base, tokens, _in_features(module))) for module in modules]
     seconds = []
     with torch.inference_mode():
         for _ in range(repeats + 2):

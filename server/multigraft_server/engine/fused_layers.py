@@ -33,8 +33,8 @@ MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class FusedLayers(nn.Module):
-    """Stands for a decoder's list of layers. A step in which every token is cached and every delta is a low-rank
-    product is one call of the kernel; any other goes through the layers one by one."""
+    """Stands for a decoder's list of layers. A step in which every token is cached, no prompt is long and every
+    delta is a low-rank product is one call of the kernel; any other goes through the layers one by one."""
 
     def __init__(
         self, layers: Sequence[nn.Module], context: StepContext, kernels: Kernels, layouts: Sequence[Tensor]
@@ -61,7 +61,7 @@ class FusedLayers(nn.Module):
     ) -> Tensor:
         """(1, tokens, n) -> (1, tokens, n)."""
         delta = self._context.delta
-        if fused_step.complete and (delta is None or delta.only_low_rank):
+        if fused_step.at_once and (delta is None or delta.only_low_rank):
             low_rank = None if delta is None else delta.low_rank
             return self._at_once(hidden_states, position_embeddings, fused_step, low_rank)
         options |= {"attention_step": attention_step, "fused_step": fused_step}
@@ -76,7 +76,11 @@ class FusedLayers(nn.Module):
         turned = (rotary[0][0].contiguous(), rotary[1][0].contiguous())
         groups, columns, structs = None, 0, self._structs
         if low_rank is not None:
-            groups, columns, structs = low_rank.table, low_rank.widest, self._with_banks(low_rank.generation)
+            groups, columns, structs = (
+                low_rank.table,
+                (low_rank.widest + 15) // 16 * 16,
+                self._with_banks(low_rank.generation),
+            )
         call = LayersCall(states[0], turned, fused.cached, groups, columns, self._sizes)
         self._kernels.decoder_layers(structs, call, heavy=states.shape[1] > 1)
         return states

@@ -56,6 +56,8 @@ class Kernels:
         if self._short.request_tiles() != 0:
             raise SetupError("the system does not let this process use the processor's matrix tiles")
 
+        self.seconds: Tensor | None = None  # (4,) in float64: where the time of `decoder_layers` goes is added
+
     def fits(self, out_features: int, in_features: int) -> bool:
         """Whether a weight of this shape is made of whole tiles."""
         return out_features % TILE_OUT == 0 and in_features % TILE_IN == 0
@@ -174,6 +176,8 @@ class Kernels:
     def decoder_layers(self, layers: ctypes.Array[LayerStruct], call: LayersCall, *, heavy: bool) -> None:
         """All decoder layers of a step, its states in place; `heavy`: worth several cores."""
         threads = torch.get_num_threads() if heavy else 1
+        if self.seconds is not None:
+            call.step.seconds = self.seconds.data_ptr()
         self._long.decoder_layers(layers, len(layers), ctypes.byref(call.sizes), ctypes.byref(call.step), threads)
 
     def _way(self, work: int) -> tuple[ctypes.CDLL, int]:

@@ -48,9 +48,13 @@ class StepStruct(Structure):
         *((name, c_int64) for name in ("tokens", "groups", "columns")),
         *(
             (name, c_void_p)
-            for name in ("cosine", "sine", "cached", "group", "states", "x", "wide", "narrow", "low")
+            for name in ("cosine", "sine", "cached", "group", "states", "x", "wide", "narrow", "low", "seconds")
         ),
     ]
+
+
+SPENT = ("linear", "deltas", "attention", "model")
+"""What the kernel's time is spent on, in the order of its counters; the last is all that lies between."""
 
 
 @dataclass(frozen=True, slots=True)

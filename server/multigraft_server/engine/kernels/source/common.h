@@ -72,4 +72,24 @@ static inline __m512 exponential(__m512 all)
     return _mm512_mask_mov_ps(_mm512_maskz_scalef_ps(some, sum, whole), beyond, _mm512_set1_ps(INFINITY));
 }
 
+/* How this thread's tiles are set up, to be set up so again afterwards: other libraries rely on what they did. */
+typedef struct {
+    char bytes[64];
+} Tiles;
+
+static inline Tiles tiles_as_they_are(void)
+{
+    Tiles kept;
+    _tile_storeconfig(&kept);
+    return kept;
+}
+
+static inline void set_back(const Tiles *kept)
+{
+    if (kept->bytes[0])
+        _tile_loadconfig(kept);
+    else
+        _tile_release();
+}
+
 #endif

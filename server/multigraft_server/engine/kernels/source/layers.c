@@ -8,6 +8,7 @@
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* One module's columns of all slots, A (columns, in) and B (columns, out); null where it has none. */
 typedef struct {
@@ -27,7 +28,7 @@ typedef struct {
     float epsilon, scaling;
 } Sizes;
 
-/* Rooms: x and its like (tokens, the widest of a layer), `low` (tokens, 3 * columns). */
+/* The rooms: x and its like (tokens, the widest of a layer), `low` (tokens, 3 * columns). */
 typedef struct {
     int64_t tokens, groups, columns;
     const bf16 *cosine, *sine;
@@ -35,7 +36,10 @@ typedef struct {
     const Group *group;
     bf16 *states, *x, *wide, *narrow;
     float *low;
+    double *seconds; /* by part, added to as the first thread spends them; null: nobody asks */
 } Step;
+
+enum { LINEAR, DELTAS, ATTENTION, BETWEEN };
 
 typedef struct {
     atomic_int arrived, turn;
@@ -48,7 +52,25 @@ typedef struct {
     Meeting *meeting;
     int me, of;
     ptrdiff_t start, stop; /* this thread's tokens */
+    double since;
 } Work;
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* The time since the last call was spent on `part`. */
+static void spent(Work *w, int part)
+{
+    if (!w->step->seconds || w->me)
+        return;
+    double then = w->since;
+    w->since = now();
+    w->step->seconds[part] += w->since - then;
+}
 
 enum { PATIENCE = 400 };
 
@@ -70,21 +92,22 @@ static void meet(const Work *w)
             sched_yield();
 }
 
-static void product(const Work *w, const bf16 *x, const bf16 *packed, const bf16 *bias, bf16 *y, ptrdiff_t in,
+static void product(Work *w, const bf16 *x, const bf16 *packed, const bf16 *bias, bf16 *y, ptrdiff_t in,
     ptrdiff_t out)
 {
     Product p = { x, packed, bias, y, in, out };
     meet(w);
     share(&p, w->step->tokens, w->me, w->of);
     meet(w);
+    spent(w, LINEAR);
 }
 
 /* Rows start..stop of a group that are this thread's. */
 static ptrdiff_t own_start(const Work *w, const Group *g) { return g->start > w->start ? g->start : w->start; }
 static ptrdiff_t own_stop(const Work *w, const Group *g) { return g->stop < w->stop ? g->stop : w->stop; }
 
-/* The `index`-th low-rank product that reads x (tokens, in): its first half, and B brought near for the second. */
-static void begin(const Work *w, const Bank *bank, int index, const bf16 *x, ptrdiff_t in, ptrdiff_t out)
+/* The `index`-th low-rank product that reads x (tokens, in): its first half. */
+static void begin(Work *w, const Bank *bank, int index, const bf16 *x, ptrdiff_t in)
 {
     const Step *s = w->step;
     if (!bank->a)
@@ -95,11 +118,11 @@ static void begin(const Work *w, const Bank *bank, int index, const bf16 *x, ptr
             first_product(x + start * in, in, bank->a + g->first * in, in,
                 s->low + (start * 3 + index) * s->columns, 3 * s->columns, stop - start, g->last - g->first);
     }
-    (void)out;
+    spent(w, DELTAS);
 }
 
 /* Its second half, into y (tokens, out) at a stride. */
-static void end(const Work *w, const Bank *bank, int index, bf16 *y, ptrdiff_t stride, ptrdiff_t out)
+static void end(Work *w, const Bank *bank, int index, bf16 *y, ptrdiff_t stride, ptrdiff_t out)
 {
     const Step *s = w->step;
     if (!bank->a)
@@ -112,10 +135,11 @@ static void end(const Work *w, const Bank *bank, int index, bf16 *y, ptrdiff_t s
                 bank->b + g->first * out, out, stop - start, g->last - g->first);
         }
     }
+    spent(w, DELTAS);
 }
 
 /* states += what a block gave; x = their norm. */
-static void take_in(const Work *w, const bf16 *given, const bf16 *weight)
+static void take_in(Work *w, const bf16 *given, const bf16 *weight)
 {
     ptrdiff_t n = w->sizes->hidden;
     for (ptrdiff_t t = w->start; t < w->stop; t++) {
@@ -124,18 +148,19 @@ static void take_in(const Work *w, const bf16 *given, const bf16 *weight)
         if (weight)
             norm(w->step->states + t * n, weight, w->step->x + t * n, n, w->sizes->epsilon);
     }
+    spent(w, BETWEEN);
 }
 
-static void attention(const Work *w)
+static void attention(Work *w)
 {
     const Layer *l = w->layer;
     const Step *s = w->step;
     const Layout *layout = &l->layout;
     ptrdiff_t n = w->sizes->hidden, query = layout->heads * layout->size, key = layout->kv_heads * layout->size;
     ptrdiff_t all = query + 2 * key;
-    begin(w, &l->q_bank, 0, s->x, n, query);
-    begin(w, &l->k_bank, 1, s->x, n, key);
-    begin(w, &l->v_bank, 2, s->x, n, key);
+    begin(w, &l->q_bank, 0, s->x, n);
+    begin(w, &l->k_bank, 1, s->x, n);
+    begin(w, &l->v_bank, 2, s->x, n);
     product(w, s->x, l->qkv, l->qkv_bias, s->wide, n, all);
     end(w, &l->q_bank, 0, s->wide, all, query);
     end(w, &l->k_bank, 1, s->wide + query, all, key);
@@ -148,25 +173,27 @@ static void attention(const Work *w)
     meet(w); /* a row's earlier tokens may be another thread's */
     for (ptrdiff_t t = w->start; t < w->stop; t++)
         attend(s->wide + t * all, s->narrow + t * query, s->cached + t, layout, l->window, w->sizes->scaling);
-    begin(w, &l->o_bank, 0, s->narrow, query, n);
+    spent(w, ATTENTION);
+    begin(w, &l->o_bank, 0, s->narrow, query);
     product(w, s->narrow, l->o, l->o_bias, s->x, query, n);
     end(w, &l->o_bank, 0, s->x, n, n);
     take_in(w, s->x, l->inner_norm);
 }
 
-static void feedforward(const Work *w, const bf16 *next_norm)
+static void feedforward(Work *w, const bf16 *next_norm)
 {
     const Layer *l = w->layer;
     const Step *s = w->step;
     ptrdiff_t n = w->sizes->hidden, inner = w->sizes->inner;
-    begin(w, &l->gate_bank, 0, s->x, n, inner);
-    begin(w, &l->up_bank, 1, s->x, n, inner);
+    begin(w, &l->gate_bank, 0, s->x, n);
+    begin(w, &l->up_bank, 1, s->x, n);
     product(w, s->x, l->gate_up, l->gate_up_bias, s->wide, n, 2 * inner);
     end(w, &l->gate_bank, 0, s->wide, 2 * inner, inner);
     end(w, &l->up_bank, 1, s->wide + inner, 2 * inner, inner);
     for (ptrdiff_t t = w->start; t < w->stop; t++)
         gated(s->wide + t * 2 * inner, s->wide + t * 2 * inner + inner, s->narrow + t * inner, inner);
-    begin(w, &l->down_bank, 0, s->narrow, inner, n);
+    spent(w, BETWEEN);
+    begin(w, &l->down_bank, 0, s->narrow, inner);
     product(w, s->narrow, l->down, l->down_bias, s->x, inner, n);
     end(w, &l->down_bank, 0, s->x, n, n);
     take_in(w, s->x, next_norm);
@@ -195,7 +222,7 @@ void decoder_layers(const Layer *layers, ptrdiff_t count, const Sizes *sizes, co
     #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int me = omp_get_thread_num(), of = omp_get_num_threads();
-        Work w = { layers, sizes, step, &meeting, me, of, boundary(step, me, of), boundary(step, me + 1, of) };
+        Work w = { layers, sizes, step, &meeting, me, of, boundary(step, me, of), boundary(step, me + 1, of), now() };
         take_in(&w, NULL, layers->input_norm);
         for (ptrdiff_t i = 0; i < count; i++) {
             w.layer = layers + i;

@@ -119,6 +119,7 @@ enum { PANEL = 512 * 1024 };
 static void part(const Product *p, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t first_block, ptrdiff_t last_block)
 {
     ptrdiff_t full = start + (stop - start) / 32 * 32, rest = stop - full;
+    Tiles kept = tiles_as_they_are();
     if (full > start) {
         configure(16, 16);
         ptrdiff_t panel = PANEL / (SIDE * p->in) / ABREAST * ABREAST;
@@ -137,7 +138,7 @@ static void part(const Product *p, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t fi
         for (ptrdiff_t block = first_block; block < last_block; block += ABREAST)
             few(p, full, rest, block);
     }
-    _tile_release();
+    set_back(&kept);
 }
 
 void share(const Product *p, ptrdiff_t tokens, int me, int of)

@@ -1,10 +1,11 @@
-/* Low-rank products of few tokens, each token with its own adapter's columns: y += (x A^T) B.
+/* Low-rank products, each token with its own adapter's columns: y += (x A^T) B.
 
-   The banks are read once, as they lie: `a` (columns, in), `b` (columns, out). What lies between the two products
-   is kept in bfloat16, as it is where the products are computed by torch. */
+   The banks are read as they lie: `a` (columns, in), `b` (columns, out); sixteen tokens and more of one adapter by
+   matrix tiles. What lies between the two products is kept in bfloat16, as it is where torch computes them. */
 #include "low_rank.h"
+#include <omp.h>
 
-enum { MOST_ROWS = 4, MOST_COLUMNS = 64, WIDE = 4 };
+enum { MOST_ROWS = 256, MOST_COLUMNS = 64, WIDE = 4, SIDE = 16, MOST_DEPTH = 1536 };
 
 static inline __attribute__((always_inline)) void dots(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in,
     float *hidden, ptrdiff_t stride, const int rows, const int columns)
@@ -70,41 +71,137 @@ static inline __attribute__((always_inline)) void second_of(bf16 *y, ptrdiff_t y
     }
 }
 
+/* Tiles: 0 gathers sums of 16 tokens x 16 columns or outputs, 1 holds tokens, 2 holds a bank's part. */
+static void configure(ptrdiff_t depth)
+{
+    struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles
+        __attribute__((aligned(64))) = { .palette = 1, .bytes = { 64, (uint16_t)(2 * depth), 64 },
+            .rows = { SIDE, SIDE, (uint8_t)(depth / 2) } };
+    _tile_loadconfig(&tiles);
+}
+
+/* Up to 16 columns of A over `length` inputs, turned: rows of input pairs, as a tile product takes its right side. */
+static void turn(const bf16 *a, ptrdiff_t in, bf16 *turned, ptrdiff_t length, ptrdiff_t columns)
+{
+    __mmask16 some = first(columns);
+    __m512i lines = _mm512_mullo_epi32(_mm512_set1_epi32((int)(in / 2)),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    for (ptrdiff_t i = 0; i < length; i += 2)
+        _mm512_storeu_si512(turned + i * SIDE,
+            _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, lines, (const int *)(a + i), 4));
+}
+
+/* Whole tiles of the first product: `rows` is a multiple of 16, `in` of 32. Beyond the last column, `hidden` gets zeros. */
+static void first_by_tiles(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in, float *hidden,
+    ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns)
+{
+    bf16 turned[SIDE * MOST_DEPTH] __attribute__((aligned(64)));
+    Tiles kept = tiles_as_they_are();
+    configure(32);
+    for (ptrdiff_t c = 0; c < columns; c += SIDE)
+        for (ptrdiff_t from = 0; from < in; from += MOST_DEPTH) {
+            ptrdiff_t length = in - from < MOST_DEPTH ? in - from : MOST_DEPTH;
+            turn(a + c * in + from, in, turned, length, columns - c);
+            for (ptrdiff_t r = 0; r < rows; r += SIDE) {
+                float *sums = hidden + r * stride + c;
+                if (from)
+                    _tile_loadd(0, sums, stride * 4);
+                else
+                    _tile_zero(0);
+                for (ptrdiff_t i = 0; i < length; i += 32) {
+                    _tile_loadd(1, x + r * x_stride + from + i, x_stride * 2);
+                    _tile_loadd(2, turned + i * SIDE, 64);
+                    _tile_dpbf16ps(0, 1, 2);
+                }
+                _tile_stored(0, sums, stride * 4);
+            }
+        }
+    set_back(&kept);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t c = 0; c < columns; c += SIDE)
+            _mm512_storeu_ps(hidden + r * stride + c, round_bf16(_mm512_loadu_ps(hidden + r * stride + c)));
+}
+
+/* Pairs of columns c, c + 1 of B at 16 outputs, as a tile product takes its right side; beyond `columns` zeros. */
+static void pair_up(const bf16 *b, ptrdiff_t out, bf16 *paired, ptrdiff_t columns, ptrdiff_t depth)
+{
+    for (ptrdiff_t c = 0; c < depth; c += 2) {
+        __m256i even = c < columns ? _mm256_loadu_si256((const __m256i *)(b + c * out)) : _mm256_setzero_si256();
+        __m256i odd = c + 1 < columns ? _mm256_loadu_si256((const __m256i *)(b + (c + 1) * out)) : _mm256_setzero_si256();
+        _mm512_storeu_si512(paired + c * SIDE,
+            _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)));
+    }
+}
+
+/* Whole tiles of the second product over at most 32 columns: `rows` and `out` are multiples of 16. */
+static void second_by_tiles(bf16 *y, ptrdiff_t y_stride, const float *hidden, ptrdiff_t stride, const bf16 *b,
+    ptrdiff_t out, ptrdiff_t rows, ptrdiff_t columns)
+{
+    bf16 paired[SIDE * 32] __attribute__((aligned(64))), own[SIDE * 32] __attribute__((aligned(64)));
+    float sums[SIDE * SIDE] __attribute__((aligned(64)));
+    ptrdiff_t depth = (columns + 1) / 2 * 2;
+    Tiles kept = tiles_as_they_are();
+    configure(depth);
+    for (ptrdiff_t r = 0; r < rows; r += SIDE) {
+        for (ptrdiff_t t = 0; t < SIDE; t++)
+            for (ptrdiff_t c = 0; c < depth; c += 16)
+                store_bf16(own + t * 32 + c,
+                    _mm512_maskz_loadu_ps(first(columns - c), hidden + (r + t) * stride + c));
+        _tile_loadd(1, own, 64);
+        for (ptrdiff_t o = 0; o < out; o += SIDE) {
+            pair_up(b + o, out, paired, columns, depth);
+            _tile_zero(0);
+            _tile_loadd(2, paired, 64);
+            _tile_dpbf16ps(0, 1, 2);
+            _tile_stored(0, sums, 64);
+            for (ptrdiff_t t = 0; t < SIDE; t++) {
+                bf16 *to = y + (r + t) * y_stride + o;
+                store_bf16(to, _mm512_add_ps(load_bf16(to), _mm512_load_ps(sums + t * SIDE)));
+            }
+        }
+    }
+    set_back(&kept);
+}
+
 void first_product(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in, float *hidden, ptrdiff_t stride,
     ptrdiff_t rows, ptrdiff_t columns)
 {
-    for (ptrdiff_t r = 0; r < rows; ) {
+    ptrdiff_t r = 0;
+    if (rows >= SIDE && in % 32 == 0) {
+        r = rows / SIDE * SIDE;
+        first_by_tiles(x, x_stride, a, in, hidden, stride, r, columns);
+    }
+    for (ptrdiff_t step; r < rows; r += step) {
         const bf16 *own = x + r * x_stride;
         float *kept = hidden + r * stride;
-        if (rows - r >= 4) {
+        step = rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+        if (step == 4)
             first_of(own, x_stride, a, in, kept, stride, 4, columns);
-            r += 4;
-        } else if (rows - r >= 2) {
+        else if (step == 2)
             first_of(own, x_stride, a, in, kept, stride, 2, columns);
-            r += 2;
-        } else {
+        else
             first_of(own, x_stride, a, in, kept, stride, 1, columns);
-            r += 1;
-        }
     }
 }
 
 void second_product(bf16 *y, ptrdiff_t y_stride, const float *hidden, ptrdiff_t stride, const bf16 *b, ptrdiff_t out,
     ptrdiff_t rows, ptrdiff_t columns)
 {
-    for (ptrdiff_t r = 0; r < rows; ) {
+    ptrdiff_t r = 0;
+    if (rows >= SIDE && columns <= 32 && out % SIDE == 0) {
+        r = rows / SIDE * SIDE;
+        second_by_tiles(y, y_stride, hidden, stride, b, out, r, columns);
+    }
+    for (ptrdiff_t step; r < rows; r += step) {
         bf16 *own = y + r * y_stride;
         const float *kept = hidden + r * stride;
-        if (rows - r >= 4) {
+        step = rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+        if (step == 4)
             second_of(own, y_stride, kept, stride, b, out, 4, columns);
-            r += 4;
-        } else if (rows - r >= 2) {
+        else if (step == 2)
             second_of(own, y_stride, kept, stride, b, out, 2, columns);
-            r += 2;
-        } else {
+        else
             second_of(own, y_stride, kept, stride, b, out, 1, columns);
-            r += 1;
-        }
     }
 }
 
@@ -114,15 +211,16 @@ void fetch(const bf16 *from, ptrdiff_t count)
         _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
 }
 
-static void group_of(const Group *group, bf16 *y, ptrdiff_t y_stride, const bf16 *x, ptrdiff_t x_stride,
-    const bf16 *a, const bf16 *b, ptrdiff_t in, ptrdiff_t out)
+/* The tokens start..stop, all of one group. */
+static void part_of(const Group *group, ptrdiff_t start, ptrdiff_t stop, bf16 *y, ptrdiff_t y_stride, const bf16 *x,
+    ptrdiff_t x_stride, const bf16 *a, const bf16 *b, ptrdiff_t in, ptrdiff_t out)
 {
     float hidden[MOST_ROWS * MOST_COLUMNS];
     for (ptrdiff_t c = group->first; c < group->last; c += MOST_COLUMNS) {
         ptrdiff_t columns = group->last - c < MOST_COLUMNS ? group->last - c : MOST_COLUMNS;
         fetch(b + c * out, columns * out);
-        for (ptrdiff_t t = group->start; t < group->stop; t += MOST_ROWS) {
-            ptrdiff_t rows = group->stop - t < MOST_ROWS ? group->stop - t : MOST_ROWS;
+        for (ptrdiff_t t = start; t < stop; t += MOST_ROWS) {
+            ptrdiff_t rows = stop - t < MOST_ROWS ? stop - t : MOST_ROWS;
             first_product(x + t * x_stride, x_stride, a + c * in, in, hidden, MOST_COLUMNS, rows, columns);
             second_product(y + t * y_stride, y_stride, hidden, MOST_COLUMNS, b + c * out, out, rows, columns);
         }
@@ -133,7 +231,15 @@ static void group_of(const Group *group, bf16 *y, ptrdiff_t y_stride, const bf16
 void low_rank(bf16 *y, ptrdiff_t y_stride, const bf16 *x, ptrdiff_t x_stride, const bf16 *a, const bf16 *b,
     ptrdiff_t in, ptrdiff_t out, const Group *groups, ptrdiff_t count, int threads)
 {
-    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (ptrdiff_t g = 0; g < count; g++)
-        group_of(groups + g, y, y_stride, x, x_stride, a, b, in, out);
+    #pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        ptrdiff_t begin = groups[0].start, all = groups[count - 1].stop - begin;
+        ptrdiff_t start = begin + all * omp_get_thread_num() / omp_get_num_threads();
+        ptrdiff_t stop = begin + all * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        for (const Group *g = groups; g < groups + count; g++) {
+            ptrdiff_t own_start = g->start > start ? g->start : start, own_stop = g->stop < stop ? g->stop : stop;
+            if (own_start < own_stop)
+                part_of(g, own_start, own_stop, y, y_stride, x, x_stride, a, b, in, out);
+        }
+    }
 }

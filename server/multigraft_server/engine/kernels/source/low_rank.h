@@ -9,7 +9,8 @@ typedef struct {
     int32_t start, stop, first, last;
 } Group;
 
-/* hidden (rows, columns) at `stride` = x (rows, in) A^T for A (columns, in), kept to bfloat16. */
+/* hidden (rows, columns) at `stride` = x (rows, in) A^T for A (columns, in), kept to bfloat16; it has room for a multiple
+   of 16 columns. */
 void first_product(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in, float *hidden, ptrdiff_t stride,
     ptrdiff_t rows, ptrdiff_t columns);
 
