@@ -22,6 +22,7 @@ from multigraft_server.engine.attention import ATTENTION_NAME, packed_attention
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.kernels.layers import SPENT
+from multigraft_server.engine.kernels.many import ManyTokens
 from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
 from multigraft_server.engine.packing import PackedLinear
 from multigraft_server.engine.runner import Runner
@@ -37,6 +38,9 @@ METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
     (Conv1D, "forward", LINEAR),
     (DeltaLinear, "forward", "deltas"),
     (DeltaNorm, "forward", "deltas"),
+    (Kernels, "rotate_and_cache", "attention"),
+    (Kernels, "attend_cached", "attention"),
+    (ManyTokens, "attend", "attention"),
     (Scheduler, "plan", "scheduling"),
     (Runner, "run", MODEL),
     (Engine, "_answer_pooling_rows", "heads"),
