@@ -18,11 +18,11 @@ from transformers import AttentionInterface
 from transformers.pytorch_utils import Conv1D
 
 from multigraft_server.bench.steps import StepTimes
+from multigraft_server.engine import fused_encoder
 from multigraft_server.engine.attention import ATTENTION_NAME, packed_attention
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.kernels.layers import SPENT
-from multigraft_server.engine.kernels.many import ManyTokens
 from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
 from multigraft_server.engine.packing import PackedLinear
 from multigraft_server.engine.runner import Runner
@@ -32,7 +32,7 @@ LINEAR = "linear"
 MODEL = "model"
 REST = "rest"
 
-METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
+METHODS_OF_PARTS: tuple[tuple[object, str, str], ...] = (
     (PackedLinear, "forward", LINEAR),
     (nn.Linear, "forward", LINEAR),
     (Conv1D, "forward", LINEAR),
@@ -40,7 +40,7 @@ METHODS_OF_PARTS: tuple[tuple[type, str, str], ...] = (
     (DeltaNorm, "forward", "deltas"),
     (Kernels, "rotate_and_cache", "attention"),
     (Kernels, "attend_cached", "attention"),
-    (ManyTokens, "attend", "attention"),
+    (fused_encoder, "packed_attention", "attention"),
     (Scheduler, "plan", "scheduling"),
     (Runner, "run", MODEL),
     (Engine, "_answer_pooling_rows", "heads"),
