@@ -24,10 +24,10 @@ class DeltaStep:
 
     @property
     def only_low_rank(self) -> bool:
-        """Whether nothing but low-rank products of few tokens at linear modules is to be done, by the kernels."""
+        """Whether nothing but low-rank products at linear modules is to be done, by the kernels."""
         others = self.inputs or self.outputs or self.after or self.parallel or self.around
         low_rank = self.low_rank
-        return not others and (low_rank is None or (low_rank.table is not None and low_rank.many is None))
+        return not others and (low_rank is None or low_rank.table is not None)
 
     def __bool__(self) -> bool:
         some = self.low_rank is not None or self.inputs is not None or self.outputs is not None
