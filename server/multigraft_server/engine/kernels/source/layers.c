@@ -114,9 +114,11 @@ static void begin(Work *w, const Bank *bank, int index, const bf16 *x, ptrdiff_t
         return;
     for (const Group *g = s->group; g < s->group + s->groups; g++) {
         ptrdiff_t start = own_start(w, g), stop = own_stop(w, g);
-        if (start < stop)
+        if (start < stop) {
+            fetch(bank->a + g->first * in, (g->last - g->first) * in);
             first_product(x + start * in, in, bank->a + g->first * in, in,
                 s->low + (start * 3 + index) * s->columns, 3 * s->columns, stop - start, g->last - g->first);
+        }
     }
     spent(w, DELTAS);
 }
