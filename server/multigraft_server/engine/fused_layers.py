@@ -82,7 +82,7 @@ class FusedLayers(nn.Module):
                 self._with_banks(low_rank.generation),
             )
         call = LayersCall(states[0], turned, fused.cached, groups, columns, self._sizes)
-        self._kernels.decoder_layers(structs, call, heavy=states.shape[1] > 1)
+        self._kernels.decoder_layers(structs, call)
         return states
 
     def _with_banks(self, generation: int) -> ctypes.Array[LayerStruct]:

@@ -173,9 +173,10 @@ class Kernels:
             *(tokens.shape[0], layout.data_ptr(), window or 0, scaling, threads),
         )
 
-    def decoder_layers(self, layers: ctypes.Array[LayerStruct], call: LayersCall, *, heavy: bool) -> None:
-        """All decoder layers of a step, its states in place; `heavy`: worth several cores."""
-        threads = torch.get_num_threads() if heavy else 1
+    def decoder_layers(self, layers: ctypes.Array[LayerStruct], call: LayersCall) -> None:
+        """All decoder layers of a step, its states in place. Even one token is worth all cores: it reads the whole
+        base."""
+        threads = torch.get_num_threads()
         if self.seconds is not None:
             call.step.seconds = self.seconds.data_ptr()
         self._long.decoder_layers(layers, len(layers), ctypes.byref(call.sizes), ctypes.byref(call.step), threads)
