@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multigraft_adapters.errors import SetupError
 from multigraft_server.engine.kernels.layers import LayersCall, LayerStruct
+from multigraft_server.engine.kernels.library import Library
 from multigraft_server.engine.kernels.many import ManyTokens
 
 TILE_OUT = 16
@@ -24,7 +25,7 @@ cores: a call of 0.2 million numbers takes 28 us on one core and on two)."""
 MOST_HEAD_SIZE = 256
 MOST_SHARED_QUERIES = 16
 
-_SIGNATURES: dict[str, Sequence[type]] = {
+_ARGUMENTS: dict[str, Sequence[type]] = {
     "pack_weight": (c_void_p, c_void_p, c_ssize_t, c_ssize_t),
     "unpack_weight": (c_void_p, c_void_p, c_ssize_t, c_ssize_t),
     "linear": (c_void_p, c_void_p, c_void_p, c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_int),
@@ -47,13 +48,13 @@ _SIGNATURES: dict[str, Sequence[type]] = {
 
 
 class Kernels:
-    """A loaded library. Short calls keep Python's lock, which would cost more than they take; long ones let go."""
+    """A loaded library."""
 
     def __init__(self, path: Path) -> None:
-        self._short = _load(ctypes.PyDLL, path)
-        self._long = _load(ctypes.CDLL, path)
+        signatures = {name: (None, arguments) for name, arguments in _ARGUMENTS.items()}
+        self._library = Library(path, signatures, LONG_WORK)
         self.many = ManyTokens(path)
-        if self._short.request_tiles() != 0:
+        if self._library.short.request_tiles() != 0:
             raise SetupError("the system does not let this process use the processor's matrix tiles")
 
         self.seconds: Tensor | None = None  # (4,) in float64: where the time of `decoder_layers` goes is added
@@ -66,13 +67,13 @@ class Kernels:
         """A weight (out, in) in the order of the tiles, (out, in) by name only."""
         weight = weight.contiguous()
         packed = torch.empty_like(weight)
-        self._long.pack_weight(weight.data_ptr(), packed.data_ptr(), *weight.shape)
+        self._library.long.pack_weight(weight.data_ptr(), packed.data_ptr(), *weight.shape)
         return packed
 
     def unpack(self, packed: Tensor) -> Tensor:
         """The weight (out, in) as it was."""
         weight = torch.empty_like(packed)
-        self._long.unpack_weight(packed.data_ptr(), weight.data_ptr(), *packed.shape)
+        self._library.long.unpack_weight(packed.data_ptr(), weight.data_ptr(), *packed.shape)
         return weight
 
     def linear(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,7 +82,7 @@ class Kernels:
         out_features, in_features = packed.shape
         y = x.new_empty((*x.shape[:-1], out_features))
         tokens = x.numel() // in_features
-        library, threads = self._way(packed.numel() * (1 + tokens // 32))
+        library, threads = self._library.way(packed.numel() * (1 + tokens // 32))
         library.linear(
             x.data_ptr(),
             packed.data_ptr(),
@@ -98,7 +99,7 @@ class Kernels:
         """Add to y (tokens, out) in place each group's (x A^T) B, from x (tokens, in), A (columns, in) and
         B (columns, out); `groups` (n, 4) in int32: first token, last + 1, first column, last + 1."""
         sizes = a.shape[1] + b.shape[1]
-        library, threads = self._way(sizes * x.shape[0] * 8)
+        library, threads = self._library.way(sizes * x.shape[0] * 8)
         library.low_rank(
             y.data_ptr(),
             y.stride(0),
@@ -117,14 +118,14 @@ class Kernels:
         """weight * x / rms(x) over the last dimension: (..., n) -> (..., n)."""
         x = x.contiguous()
         y, size = torch.empty_like(x), x.shape[-1]
-        library, threads = self._way(x.numel())
+        library, threads = self._library.way(x.numel())
         library.rms_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // size, size, epsilon, threads)
         return y
 
     def silu_gate(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) * up: (tokens, n) each, rows at any stride."""
         y = gate.new_empty(gate.shape)
-        library, threads = self._way(gate.numel())
+        library, threads = self._library.way(gate.numel())
         library.silu_gate(
             *(gate.data_ptr(), gate.stride(0), up.data_ptr(), up.stride(0), y.data_ptr()), *gate.shape, threads
         )
@@ -146,7 +147,7 @@ class Kernels:
         in the first layer (0: not cached), places of the row, the token's place. `layout` (5,) in int64: heads,
         kv_heads, size, bytes from the first layer's keys to this one's keys, and to its values.
         """
-        library, threads = self._way(query.numel() * 4)
+        library, threads = self._library.way(query.numel() * 4)
         library.rotate_and_cache(
             *(query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0)),
             *(rotary[0].data_ptr(), rotary[1].data_ptr(), cached.data_ptr(), query.shape[0], layout.data_ptr()),
@@ -167,7 +168,7 @@ class Kernels:
     ) -> None:
         """Attention of the listed tokens (n,) in int64 over their rows up to themselves: queries (tokens,
         heads * size) into `out` (tokens, heads, size). `work`: numbers of keys and values that are read."""
-        library, threads = self._way(work)
+        library, threads = self._library.way(work)
         library.attend_cached(
             *(query.data_ptr(), query.stride(0), out.data_ptr(), cached.data_ptr(), tokens.data_ptr()),
             *(tokens.shape[0], layout.data_ptr(), window or 0, scaling, threads),
@@ -179,18 +180,6 @@ class Kernels:
         threads = torch.get_num_threads()
         if self.seconds is not None:
             call.step.seconds = self.seconds.data_ptr()
-        self._long.decoder_layers(layers, len(layers), ctypes.byref(call.sizes), ctypes.byref(call.step), threads)
-
-    def _way(self, work: int) -> tuple[ctypes.CDLL, int]:
-        return (self._short, 1) if work < LONG_WORK else (self._long, torch.get_num_threads())
-
-
-def _load(loader: type[ctypes.CDLL], path: Path) -> ctypes.CDLL:
-    try:
-        library = loader(str(path))
-    except OSError as error:
-        raise SetupError(f"the kernels cannot be loaded: {error}") from None
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
+        self._library.long.decoder_layers(
+            layers, len(layers), ctypes.byref(call.sizes), ctypes.byref(call.step), threads
+        )

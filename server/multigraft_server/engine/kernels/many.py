@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
 from ctypes import c_float, c_int, c_ssize_t, c_void_p
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from multigraft_adapters.errors import StepFailedError
+from multigraft_server.engine.kernels.library import Library, Signature
 
 TILE = 32
 """Sizes of heads, and of what products of groups read and write, are multiples of it."""
@@ -20,7 +19,7 @@ LONG_WORK = 128 * 1024
 
 ACTIVATIONS = {"relu": 1, "gelu": 2, "swish": 3}
 
-_SIGNATURES: dict[str, tuple[type | None, Sequence[type]]] = {
+_SIGNATURES: dict[str, Signature] = {
     "attend_sequences": (
         c_int,
         (*[c_void_p] * 6, *[c_ssize_t] * 5, c_float, c_int, c_int),
@@ -47,14 +46,10 @@ _SIGNATURES: dict[str, tuple[type | None, Sequence[type]]] = {
 
 
 class ManyTokens:
-    """Kernels of a loaded library. Short calls keep Python's lock, which would cost more than they take."""
+    """Kernels of a loaded library."""
 
     def __init__(self, path: Path) -> None:
-        self._short = _load(ctypes.PyDLL, path)
-        self._long = _load(ctypes.CDLL, path)
-
-    def _way(self, work: int) -> tuple[ctypes.CDLL, int]:
-        return (self._short, 1) if work < LONG_WORK else (self._long, torch.get_num_threads())
+        self._library = Library(path, _SIGNATURES, LONG_WORK)
 
     def attend(
         self,
@@ -77,7 +72,7 @@ class ManyTokens:
         """
         heads, size = query.shape[1:]
         strides = torch.tensor([part.stride(place) for part in (query, key, value) for place in (0, 1)])
-        library, threads = self._way(query.numel() * 4)
+        library, threads = self._library.way(query.numel() * 4)
         failed = library.attend_sequences(
             *(part.data_ptr() for part in (out, query, key, value, strides, sequences)),
             *(sequences.shape[0], layer, heads, heads // key.shape[1], size, scaling, causal, threads),
@@ -102,7 +97,7 @@ class ManyTokens:
         `groups` (n, 4) in int32: first token, last + 1, first column, last + 1. Raises StepFailedError where
         memory is short.
         """
-        library, threads = self._way(x.shape[0] * (a.shape[1] + b.shape[1]))
+        library, threads = self._library.way(x.shape[0] * (a.shape[1] + b.shape[1]))
         failed = library.add_groups(
             *(y.data_ptr(), y.stride(0), x.data_ptr(), x.stride(0), a.data_ptr(), b.data_ptr()),
             *(
@@ -118,7 +113,7 @@ class ManyTokens:
 
     def gelu(self, x: Tensor) -> Tensor:
         """x Phi(x) of any contiguous tensor, in its place."""
-        library, threads = self._way(2 * x.numel())
+        library, threads = self._library.way(2 * x.numel())
         library.gelu(x.data_ptr(), x.numel(), threads)
         return x
 
@@ -129,7 +124,7 @@ class ManyTokens:
         x = x.contiguous()
         residual = None if residual is None else residual.contiguous()
         y, size = torch.empty_like(x), x.shape[-1]
-        library, threads = self._way(2 * x.numel())
+        library, threads = self._library.way(2 * x.numel())
         library.layer_norm(
             *(x.data_ptr(), None if residual is None else residual.data_ptr(), weight.data_ptr()),
             *(None if bias is None else bias.data_ptr(), y.data_ptr(), x.numel() // size, size, epsilon, threads),
@@ -139,7 +134,7 @@ class ManyTokens:
     def scale_groups(self, values: Tensor, scale: Tensor, shift: Tensor | None, groups: Tensor) -> None:
         """values * scale + shift in place: values (tokens, n), of `scale` and `shift` (rows, n) in fp32 the rows
         of the groups, (n, 3) in int64: first token, last + 1, row."""
-        library, threads = self._way(2 * values.numel())
+        library, threads = self._library.way(2 * values.numel())
         library.scale_groups(
             *(values.data_ptr(), values.stride(0), scale.data_ptr(), None if shift is None else shift.data_ptr()),
             *(values.shape[1], groups.data_ptr(), groups.shape[0], threads),
@@ -149,14 +144,6 @@ class ManyTokens:
 def fits_tiles(a: Tensor, b: Tensor) -> bool:
     """Whether products with `a` (columns, in) and `b` (columns, out) are made of whole tiles."""
     return a.shape[1] % TILE == 0 and b.shape[1] % TILE == 0
-
-
-def _load(loader: type[ctypes.CDLL], path: Path) -> ctypes.CDLL:
-    library = loader(str(path))
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, result
-    return library
 
 
 def _check(failed: int) -> None:

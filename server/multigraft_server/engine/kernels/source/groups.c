@@ -170,10 +170,9 @@ int add_groups(bf16 *y, ptrdiff_t y_stride, const bf16 *x, ptrdiff_t x_stride, c
     }
     #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        char kept[64];
-        begin_tiles(kept);
+        Tiles kept = begin_tiles();
         failed = chunks_of_all(&all, groups, count, (longest + CHUNK - 1) / CHUNK, rounded_up(columns));
-        end_tiles(kept);
+        set_back(&kept);
     }
     return failed;
 }

@@ -222,10 +222,9 @@ int attend_sequences(bf16 *out, const bf16 *query, const bf16 *key, const bf16 *
         room = rows[i].past + rows[i].count > room ? rows[i].past + rows[i].count : room;
     #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        char kept[64];
-        begin_tiles(kept);
+        Tiles kept = begin_tiles();
         failed = attend_all(&all, rows, count, size, (room + 31) / 32 * 32);
-        end_tiles(kept);
+        set_back(&kept);
     }
     return failed;
 }

@@ -12,19 +12,12 @@ static const struct {
     uint8_t rows[16];
 } SHAPES = { .palette = 1, .bytes = { 64, 64, 64, 64, 64, 32, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 8, 8 } };
 
-/* Sets this thread's tiles up; what they were set up for before is kept, since others rely on it. */
-static inline void begin_tiles(char kept[64])
+/* Sets this thread's tiles up; gives how they were, to be set back to that. */
+static inline Tiles begin_tiles(void)
 {
-    _tile_storeconfig(kept);
+    Tiles kept = tiles_as_they_are();
     _tile_loadconfig(&SHAPES);
-}
-
-static inline void end_tiles(const char kept[64])
-{
-    if (kept[0])
-        _tile_loadconfig(kept);
-    else
-        _tile_release();
+    return kept;
 }
 
 /* Sixteen vectors of 32-bit numbers turned: lane i of vector j becomes lane j of vector i. */
