@@ -15,8 +15,8 @@ Signature = tuple[type | None, Sequence[type]]
 
 
 class Library:
-    """A compiled library. Short calls keep Python's lock, which would cost more than they take; long ones let go of
-    it."""
+    """A compiled library. Short calls keep Python's lock, which would cost more than they take; long ones let go
+    of it."""
 
     def __init__(self, path: Path, signatures: Mapping[str, Signature], long_work: int) -> None:
         self.short = _load(ctypes.PyDLL, path, signatures)
