@@ -15,6 +15,7 @@ from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
 from multigraft_adapters.registry.names import check_task_name
 from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
 from multigraft_training.recipe_methods import METHOD_PARTS, UNKNOWN_METHOD, LoraPart, MethodPart
+from multigraft_training.recipe_objectives import ObjectivePart, SupervisedPart
 
 RecipeTaskType = Literal["text-classification", "text-generation"]
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -69,12 +70,6 @@ class DataPart(_Part):
         return unlabelled
 
 
-class ObjectivePart(_Part):
-    """What the loss is made of."""
-
-    name: Literal["supervised"] = "supervised"
-
-
 class TrainingPart(_Part):
     """How the delta is fitted.
 
@@ -106,7 +101,7 @@ class Recipe(_Part):
     task: TaskPart
     data: DataPart
     method: MethodPart = Field(default_factory=LoraPart)
-    objective: ObjectivePart = Field(default_factory=ObjectivePart)
+    objective: ObjectivePart = Field(default_factory=SupervisedPart)
     training: TrainingPart = Field(default_factory=TrainingPart)
     output: str = Field(min_length=1)
 

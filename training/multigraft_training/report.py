@@ -30,9 +30,11 @@ class Report:
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def training(self, num_steps: int) -> Iterator[None]:
-        """Show the bar of a training of this many steps."""
-        self._task = self._progress.add_task("training", total=num_steps)
+    def training(self, num_steps: int, name: str = "") -> Iterator[None]:
+        """Show the bar of a training of this many steps; `name` tells the stages of an objective apart."""
+        if name:
+            self.note(f"stage: {name}")
+        self._task = self._progress.add_task(name or "training", total=num_steps)
         with self._progress:
             yield
 

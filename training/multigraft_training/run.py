@@ -26,11 +26,12 @@ from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
 from multigraft_training.export import RunFacts, check_exportable, export
 from multigraft_training.model import load_model
+from multigraft_training.objectives import ObjectiveSetup, make_objective
 from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.report import Report
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
 from multigraft_training.tasks.classification import pad_token_id
-from multigraft_training.trainer import Fit, Trainer
+from multigraft_training.trainer import Fit, Trainer, measuring
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,21 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     train = _encode("train", dataset.train, task, report)
     validation = _encode("validation", dataset.validation, task, report)
     test = None if dataset.test is None else _encode("test", dataset.test, task, report)
+    objective = make_objective(
+        ObjectiveSetup(
+            recipe=recipe,
+            source=source,
+            spec=spec,
+            folder=folder,
+            data_dir=data_dir,
+            task=task,
+            dataset=dataset,
+            train=train,
+            validation=validation,
+            encode=lambda name, examples: _encode(name, examples, task, report),
+            report=report,
+        )
+    )
 
     device = pick_device("auto")
     dtype = pick_dtype(recipe.training.precision, device)
@@ -71,11 +87,12 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     )
     _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
-    trainer = Trainer(model, task, recipe.training, pad_id=pad_token_id(load_tokenizer(folder)), dtype=dtype)
-    fit = trainer.fit(train, validation, report)
+    pad_id = pad_token_id(load_tokenizer(folder))
+    trainer = Trainer(model, objective, recipe.training, pad_id=pad_id, dtype=dtype)
+    fit = trainer.fit(report)
     if test is None:
         report.note("no test split: the metrics are those of the validation split")
-    metrics = fit.best.metrics if test is None else trainer.evaluate(test)
+    metrics = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
 
     adapter = export(
         model, task, replace(facts, metrics=metrics), dataset.test or dataset.validation, output / "adapter"

@@ -1,0 +1,27 @@
+"""What the loss of a training is made of. One module per objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from multigraft_training.objectives.objective import (
+    Batches,
+    Learner,
+    Moment,
+    Objective,
+    ObjectiveSetup,
+    Stage,
+)
+from multigraft_training.objectives.supervised import SupervisedObjective
+from multigraft_training.recipe_objectives import SupervisedPart
+
+__all__ = ["Batches", "Learner", "Moment", "Objective", "ObjectiveSetup", "Stage", "make_objective"]
+
+OBJECTIVES: dict[type, Callable[[ObjectiveSetup], Objective]] = {
+    SupervisedPart: SupervisedObjective,
+}
+
+
+def make_objective(setup: ObjectiveSetup) -> Objective:
+    """The objective of a recipe. Raises InvalidRecipeError, which names the field, where it cannot be had."""
+    return OBJECTIVES[type(setup.recipe.objective)](setup)
