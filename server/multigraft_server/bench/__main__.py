@@ -145,6 +145,58 @@ def quantized(base: str, data_dir: Path, text: Path, rows: int, rounds: int) -> 
     Console().print(table)
 
 
+@main.command("merge-policy")
+@click.argument("trace_file", metavar="TRACE.JSONL", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--costs", "costs_file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="That run at once.")
+@click.option(
+    "--window", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Seconds looked back on."
+)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def merge_policy(
+    trace_file: Path, costs_file: Path | None, rows: int, window: float, json_file: Path | None
+) -> None:
+    """Replay a trace against a table of costs: never merging, always, and the policy.
+
+    A line of the trace is {"at_s", "task", "prompt_tokens", "answer_tokens"}; `merge-trace` draws one. The costs
+    are a JSON object: decode and prefill, each with unmerged, merged and corrected as [seconds of a step, seconds
+    of a token], and switch_s.
+    """
+    from multigraft_server.bench.merge_simulation import MODES, simulate
+    from multigraft_server.bench.merge_traces import SMOLLM2, read_costs, read_trace
+    from multigraft_server.engine.merge_policy import PolicySettings
+
+    costs = read_costs(costs_file) if costs_file else SMOLLM2
+    trace = read_trace(trace_file)
+    told = [simulate(trace, costs, mode, rows=rows, settings=PolicySettings(window_s=window)) for mode in MODES]
+    never = told[0].tokens_per_s
+    table = Table("merging", "tokens/s while busy", "against never", "switches", "merged", title=str(trace_file))
+    for one in told:
+        merged = one.merged_s / one.busy_s
+        against = f"{one.tokens_per_s / never:.3f}"
+        table.add_row(one.mode, f"{one.tokens_per_s:.1f}", against, str(one.switches), f"{merged:.0%}")
+    Console().print(table)
+    _write({one.mode: {"tokens_per_s": one.tokens_per_s, "switches": one.switches} for one in told}, json_file)
+
+
+@main.command("merge-trace")
+@click.option("--share", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Of the hot task.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True, help="Requests/s."
+)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True)
+@click.option("--cv", type=click.FloatRange(0.05), default=1.0, show_default=True, help="4 comes in bursts.")
+@click.option("--tasks", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(1), default=75, show_default=True)
+@click.option("--answer-tokens", type=click.IntRange(0), default=64, show_default=True, help="0 for texts.")
+@click.option("--seed", default=0, show_default=True)
+def merge_trace(**options: Any) -> None:
+    """Draw a trace with a hot task, and print it."""
+    from multigraft_server.bench.merge_traces import draw_trace, write_trace
+
+    click.echo(write_trace(draw_trace(**options)), nl=False)
+
+
 @contextmanager
 def _started(
     name: str, options: Options, make_times: Callable[[Literal["decode", "prefill"], int], StepTimes] | None
