@@ -106,7 +106,8 @@ def _make_parts(
 ) -> Parts:
     tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
     leases = Leases()
-    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels, base.spec.name))
+    capacity = settings.max_waiting_requests
+    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels, base.spec.name, capacity))
     return Parts(
         settings=settings,
         spec=base.spec,

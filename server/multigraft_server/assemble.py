@@ -50,6 +50,8 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
         return EngineSettings(
             slots=settings.slots,
             max_running_rows=settings.max_running_rows,
+            max_waiting_requests=settings.max_waiting_requests,
+            max_waiting_tokens=settings.max_waiting_tokens,
             max_step_rows=settings.max_step_rows,
             max_step_tokens=settings.max_step_tokens,
             max_mixed_tokens=settings.max_mixed_tokens,

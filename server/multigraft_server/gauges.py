@@ -17,6 +17,9 @@ from multigraft_server.metrics import TaskLabels
 class HasSnapshot(Protocol):
     """An engine, as far as its gauges need it."""
 
+    @property
+    def alive(self) -> bool: ...
+
     def snapshot(self) -> EngineSnapshot: ...
 
 
@@ -24,13 +27,20 @@ class StateCollector:
     """A collector for `CollectorRegistry.register`: builds the gauges anew at each scrape."""
 
     def __init__(
-        self, engine: HasSnapshot, leases: Leases, registry: Registry, labels: TaskLabels, base_name: str
+        self,
+        engine: HasSnapshot,
+        leases: Leases,
+        registry: Registry,
+        labels: TaskLabels,
+        base_name: str,
+        queue_capacity: int,
     ) -> None:
         self._engine = engine
         self._base_name = base_name
         self._leases = leases
         self._registry = registry
         self._labels = labels
+        self._queue_capacity = queue_capacity
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the gauges' names are fixed, and reading them needs the engine."""
@@ -39,7 +49,9 @@ class StateCollector:
     def collect(self) -> Iterator[Metric]:
         """The gauges now."""
         state = self._engine.snapshot()
+        yield _gauge("multigraft_ready", "Whether requests will be answered", self._engine.alive)
         yield _gauge("multigraft_queue_depth", "Requests waiting in the engine", state.waiting)
+        yield _gauge("multigraft_queue_capacity", "Requests that may be open at once", self._queue_capacity)
         yield _gauge("multigraft_leases", "Leases held by requests", self._leases.total)
         yield _residents(state)
         yield _task_info(self._registry.tasks(), self._labels)

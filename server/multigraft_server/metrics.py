@@ -10,7 +10,7 @@ without a valid key, was routed nowhere and is not counted here.
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -75,12 +75,15 @@ class Metrics:
         self.registry = registry
         self.labels = TaskLabels(max_task_labels)
         self._next_tokens: dict[str, Histogram] = {}  # by label: finding it anew costs as much as observing
+        self._counted: set[str] = set()
         self._make_request_metrics()
         self._make_engine_metrics()
 
     def request(self, task: str, outcome: Outcome, seconds: float) -> None:
         """One prediction ended; `task` is a task's name, the base's, or `UNKNOWN`."""
         label = task if task == UNKNOWN else self.labels.of(task)
+        if label not in self._counted:
+            self._begin_outcomes(label)
         self._requests.labels(label, outcome).inc()
         self._request_seconds.labels(label).observe(seconds)
 
@@ -133,6 +136,12 @@ class Metrics:
         """An adapter left a tier to make room."""
         self._evictions.labels(tier).inc()
 
+    def _begin_outcomes(self, label: str) -> None:
+        """Every outcome as 0, since a rate over a series that begins with its first error misses that error."""
+        for outcome in get_args(Outcome):
+            self._requests.labels(label, outcome)
+        self._counted.add(label)
+
     def _make_request_metrics(self) -> None:
         self._requests = self._counter("requests", "Predictions, by task and outcome", "task", "outcome")
         self._request_seconds = self._histogram(
@@ -162,6 +171,11 @@ class Metrics:
         )
         self._loads = self._counter("adapter_loads", "Adapters brought into a tier", "tier", "outcome")
         self._evictions = self._counter("adapter_evictions", "Adapters that left a tier for room", "tier")
+        for tier in ("device", "host"):
+            self._load_seconds.labels(tier)
+            self._evictions.labels(tier)
+            for outcome in ("ok", "error"):
+                self._loads.labels(tier, outcome)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"multigraft_{name}", text, labels, registry=self.registry)

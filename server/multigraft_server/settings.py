@@ -55,6 +55,10 @@ class ServerSettings(BaseModel):
     )
     slots: Annotated[int, Field(ge=1, le=1024, description="adapters resident on the device at once")] = 16
     max_running_rows: Annotated[int, Field(ge=1, le=4096, description="generating answers at once")] = 32
+    max_waiting_requests: Annotated[Count, Field(description="requests that may be open at once")] = 4096
+    max_waiting_tokens: Annotated[
+        int, Field(ge=1, le=1_000_000_000, description="tokens of the inputs of open requests")
+    ] = 2_000_000
     max_step_tokens: Annotated[Count, Field(description="tokens of a step")] = 2048
     max_step_rows: Annotated[int, Field(ge=2, le=65_536, description="rows of a step")] = 512
     max_step_adapters: Annotated[

@@ -180,6 +180,7 @@ def test_metrics_speak_openmetrics_when_asked(served: Served) -> None:
     response = served.http.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.text.endswith("# EOF\n")
+    assert "\nvllm:num_requests_running 0.0\n" in response.text
 
 
 def split(served: Served, **weights: float) -> Any:

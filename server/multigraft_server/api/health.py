@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, Request
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.errors import EngineStoppedError
@@ -31,6 +32,20 @@ async def ready(parts: PartsDep) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request, parts: PartsDep) -> Response:
     """All metrics in Prometheus' text format, or OpenMetrics' where that is asked for."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    encode, content_type = _text, exposition.CONTENT_TYPE_PLAIN_0_0_4
+    if "application/openmetrics-text" in request.headers.get("accept", ""):
+        encode, content_type = _openmetrics, openmetrics.CONTENT_TYPE_LATEST
     body = await asyncio.to_thread(encode, parts.metrics.registry)
     return Response(body, headers={"content-type": content_type})
+
+
+# All our names are legal in every version of both formats. The library's own choice would still write those of
+# vLLM's, which have a colon, with an underscore.
+
+
+def _text(registry: CollectorRegistry) -> bytes:
+    return exposition.generate_latest(registry, openmetrics.ALLOWUTF8)
+
+
+def _openmetrics(registry: CollectorRegistry) -> bytes:
+    return openmetrics.generate_latest(registry, openmetrics.ALLOWUTF8)
