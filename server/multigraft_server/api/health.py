@@ -48,4 +48,5 @@ def _text(registry: CollectorRegistry) -> bytes:
 
 
 def _openmetrics(registry: CollectorRegistry) -> bytes:
-    return openmetrics.generate_latest(registry, openmetrics.ALLOWUTF8)
+    encoded: bytes = openmetrics.generate_latest(registry, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+    return encoded
