@@ -38,11 +38,11 @@ def test_the_test_script_checks_first_and_the_check_sets_up() -> None:
     assert re.search(r"\nscripts/check\n.*-m pytest", (ROOT / "scripts" / "test").read_text("utf-8"), re.DOTALL)
 
 
-def test_ci_runs_the_test_script_and_nothing_else() -> None:
+def test_ci_adds_a_program_of_the_system_then_runs_the_test_script_and_nothing_else() -> None:
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
-    commands = [line for line in lines if line and not line.startswith(("#", "set "))]
-    assert len(commands) == 1
-    assert commands[0].endswith('/scripts/test"')
+    *adding, last = [line for line in lines if line and not line.startswith(("#", "set "))]
+    assert re.fullmatch(r"if .*; then\n +apt-get install .* prometheus .*\nfi", "\n".join(adding))
+    assert last.startswith("exec ") and last.endswith('/scripts/test"')
 
 
 def test_the_readme_s_first_code_block_is_the_two_commands() -> None:
