@@ -159,8 +159,7 @@ def merge_policy(
     """Replay a trace against a table of costs: never merging, always, and the policy.
 
     A line of the trace is {"at_s", "task", "prompt_tokens", "answer_tokens"}; `merge-trace` draws one. The costs
-    are a JSON object: decode and prefill, each with unmerged, merged and corrected as [seconds of a step, seconds
-    of a token], and switch_s.
+    are a JSON object: original and merged, each the seconds of a pass by its tokens, and switch_s.
     """
     from multigraft_server.bench.merge_simulation import MODES, simulate
     from multigraft_server.bench.merge_traces import SMOLLM2, read_costs, read_trace

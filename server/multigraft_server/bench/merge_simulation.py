@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from multigraft_server.bench.merge_traces import Arrival
-from multigraft_server.engine.merge_costs import MergeCosts, Observation, Seen, StepKind
+from multigraft_server.engine.merge_costs import MergeCosts, StepSeen
 from multigraft_server.engine.merge_policy import PolicySettings, PolicyState, decide
 
 Mode = Literal["never", "always", "auto"]
@@ -55,37 +55,29 @@ class _Server:
     now: float = 0.0
     merged: str | None = None
     state: PolicyState = PolicyState()
-    seen: Observation = Observation()
+    seen: list[StepSeen] = field(default_factory=list)
     asked_at: float = 0.0
 
     def step(self, rows: Sequence[_Row]) -> None:
-        kind: StepKind = "prefill" if any(row.is_new for row in rows) else "decode"
         tokens: Counter[str] = Counter()
         for row in rows:
             tokens[row.arrival.task] += row.arrival.prompt_tokens if row.is_new else 1
-        seconds = self._seconds(kind, tokens)
+        own = tokens[self.merged] if self.merged else 0
+        seconds = self.costs.step_s(own, tokens.total() - own)
         self.now += seconds
         self.told.busy_s += seconds
         self.told.merged_s += seconds if self.merged else 0.0
         self.told.tokens += tokens.total()
         if self.told.mode == "auto":
             began = Counter(row.arrival.task for row in rows if row.is_new)
-            step = Seen().with_step(tokens, began)
-            self.seen += Observation(**{kind: step})
+            self.seen.append(StepSeen(tokens, began, seconds))
             self._ask()
-
-    def _seconds(self, kind: StepKind, tokens: Counter[str]) -> float:
-        cost, total = self.costs.of(kind), tokens.total()
-        own = tokens[self.merged] if self.merged else 0
-        if own == 0:
-            return cost.unmerged.seconds(1, total)
-        return cost.alone_s(1, own) if own == total else cost.mixed_s(1, own, total - own)
 
     def _ask(self) -> None:
         if self.now - self.asked_at < TICK_S:
             return
         decision, self.state = decide(self.state, self.seen, self.costs, self.now, settings=self.settings)
-        self.seen, self.asked_at = Observation(), self.now
+        self.seen, self.asked_at = [], self.now
         if decision.merged != self.merged:
             self.merged = decision.merged
             self.told.switches += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from multigraft_adapters.errors import InvalidRequestError
-from multigraft_server.engine.merge_costs import Line, MergeCosts, StepCosts
+from multigraft_server.engine.merge_costs import MergeCosts, PassSeconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ def draw_trace(
 
 
 SMOLLM2 = MergeCosts(
-    decode=StepCosts(Line(0.016, 0.00075), Line(0.013, 0.0006), Line(0.002, 0.0009)),
-    prefill=StepCosts(Line(0.016, 0.00034), Line(0.013, 0.0003), Line(0.002, 0.00038)),
+    original=PassSeconds.of({1: 0.016, 16: 0.026, 64: 0.040, 512: 0.190}),
+    merged=PassSeconds.of({1: 0.013, 16: 0.022, 64: 0.034, 512: 0.160}),
     switch_s=0.1,
 )
 """Costs like those of SmolLM2 with LoRAs of rank 16 on two cores: the simulator's, where none are given."""
@@ -97,28 +97,17 @@ SMOLLM2 = MergeCosts(
 class _Costs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    unmerged: tuple[float, float]
-    merged: tuple[float, float]
-    corrected: tuple[float, float]
-
-    def costs(self) -> StepCosts:
-        return StepCosts(Line(*self.unmerged), Line(*self.merged), Line(*self.corrected))
-
-
-class _AllCosts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    decode: _Costs
-    prefill: _Costs
+    original: dict[int, float] = Field(min_length=1)
+    merged: dict[int, float] = Field(min_length=1)
     switch_s: float = Field(ge=0)
 
 
 def read_costs(file: Path) -> MergeCosts:
-    """A table of costs: each line of `merge_costs` as [seconds of a step, seconds of a token]. Raises
-    InvalidRequestError."""
+    """A table of costs: the seconds of a pass by its tokens on the original weights and on merged ones, and of a
+    switch. Raises InvalidRequestError."""
     try:
-        found = _AllCosts.model_validate_json(file.read_text("utf-8"))
+        found = _Costs.model_validate_json(file.read_text("utf-8"))
     except ValidationError as error:
         problem = error.errors()[0]
         raise InvalidRequestError(f"{file}: {problem['loc']}: {problem['msg']}") from None
-    return MergeCosts(found.decode.costs(), found.prefill.costs(), found.switch_s)
+    return MergeCosts(PassSeconds.of(found.original), PassSeconds.of(found.merged), found.switch_s)

@@ -2,182 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-StepKind = Literal["decode", "prefill"]
-"""A step that computes a prompt's tokens is a `prefill`, whatever else is in it: the prompt's tokens decide."""
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The time of a step by its tokens: `step_s` for each step and `token_s` for each token, in seconds."""
+class PassSeconds:
+    """Measured seconds of a pass over the base by its tokens: linear between two points and, beyond the last one,
+    as between the last two; below the first one, as that."""
 
-    step_s: float
-    token_s: float
+    points: tuple[tuple[int, float], ...]
 
-    def seconds(self, steps: float, tokens: float) -> float:
-        """What so many steps of together so many tokens take."""
-        return steps * self.step_s + tokens * self.token_s
+    @classmethod
+    def of(cls, seconds: Mapping[int, float]) -> PassSeconds:
+        return cls(tuple(sorted(seconds.items())))
 
-
-@dataclass(frozen=True, slots=True)
-class StepCosts:
-    """Steps of one kind. `unmerged`: every row adds its own delta. `merged`: all rows are of the merged task.
-    `corrected`: what rows of other tasks take on the merged weights, their own delta and the correction added;
-    its `step_s` comes on top of the merged one's.
-    """
-
-    unmerged: Line
-    merged: Line
-    corrected: Line
-
-    def mixed_s(self, steps: float, hot: float, cold: float) -> float:
-        """Steps with `hot` tokens of the merged task and `cold` ones of others, computed the cheapest way.
-
-        The ways are the original weights for all rows, the merged ones with a correction for the cold rows, and
-        two passes, each over its own rows.
-        """
-        original = self.unmerged.seconds(steps, hot + cold)
-        corrected = self.merged.seconds(steps, hot) + self.corrected.seconds(steps, cold)
-        split = self.merged.seconds(steps, hot) + self.unmerged.seconds(steps, cold)
-        return min(original, corrected, split)
-
-    def alone_s(self, steps: float, tokens: float) -> float:
-        """Steps of the merged task alone."""
-        return min(self.merged.seconds(steps, tokens), self.unmerged.seconds(steps, tokens))
+    def at(self, tokens: float) -> float | None:
+        """None when nothing has been measured."""
+        if not self.points:
+            return None
+        if len(self.points) == 1 or tokens <= self.points[0][0]:
+            return self.points[0][1]
+        pairs = list(pairwise(self.points))
+        (low, below), (high, above) = next((pair for pair in pairs if tokens <= pair[1][0]), pairs[-1])
+        return below + (above - below) * (tokens - low) / (high - low)
 
 
 @dataclass(frozen=True, slots=True)
 class MergeCosts:
-    """Both kinds of step, and `switch_s`: what a switch takes from steps, in seconds of their time."""
-
-    decode: StepCosts
-    prefill: StepCosts
-    switch_s: float
-
-    def of(self, kind: StepKind) -> StepCosts:
-        return self.decode if kind == "decode" else self.prefill
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What was computed in steps of one kind, seen from one adapter: in steps of its rows alone, and in steps
-    with others' rows: its own `hot` tokens there and the others' `cold` ones. `requests` began in them.
+    """What passes take on the original weights, every row's delta beside them, and on merged ones; and `switch_s`,
+    what a switch takes from steps, in seconds of their time. Where merged passes have not been measured they save
+    nothing.
     """
 
-    alone_steps: int = 0
-    alone_tokens: int = 0
-    mixed_steps: int = 0
-    hot_tokens: int = 0
-    cold_tokens: int = 0
+    original: PassSeconds
+    merged: PassSeconds
+    switch_s: float
+
+    def original_s(self, tokens: int) -> float:
+        """A step on the original weights."""
+        return self.original.at(tokens) or 0.0
+
+    def step_s(self, hot: int, cold: int) -> float:
+        """A step with `hot` tokens of the merged adapter and `cold` ones of others, computed the cheaper way: all
+        on the original weights, or the hot ones in a pass on the merged weights and the cold ones in another."""
+        together, own = self.original_s(hot + cold), self.merged.at(hot)
+        if not hot or own is None:
+            return together
+        return min(together, own + (self.original_s(cold) if cold else 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeen:
+    """A step that has run: its tokens by adapter, the requests that began in it by adapter, its seconds, and how
+    long rows had waited between it and the step before."""
+
+    tokens: Mapping[str, int]
+    requests: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Some steps seen from one adapter: the seconds of its own tokens unmerged, those that its merge would save,
+    and the requests that began."""
+
+    own_s: float = 0.0
+    saved_s: float = 0.0
     requests: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """Its own."""
-        return self.alone_tokens + self.hot_tokens
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.alone_steps + other.alone_steps,
-            self.alone_tokens + other.alone_tokens,
-            self.mixed_steps + other.mixed_steps,
-            self.hot_tokens + other.hot_tokens,
-            self.cold_tokens + other.cold_tokens,
-            self.requests + other.requests,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Steps of one kind: how many, of how many tokens, and what was of which adapter, by digest."""
-
-    steps: int = 0
-    tokens: int = 0
-    adapters: Mapping[str, Tally] = field(default_factory=dict)
-
-    def with_step(self, tokens: Mapping[str, int], requests: Mapping[str, int]) -> Seen:
-        """These and one more step: its tokens, and the requests that began in it, by digest."""
-        total = sum(tokens.values())
-        adapters = dict(self.adapters)
-        for digest, own in tokens.items():
-            began = requests.get(digest, 0)
-            if own == total:
-                one = Tally(alone_steps=1, alone_tokens=own, requests=began)
-            else:
-                one = Tally(mixed_steps=1, hot_tokens=own, cold_tokens=total - own, requests=began)
-            adapters[digest] = adapters.get(digest, Tally()) + one
-        return Seen(self.steps + 1, self.tokens + total, adapters)
-
-    def __add__(self, other: Seen) -> Seen:
-        digests = {**self.adapters, **other.adapters}
-        nothing = Tally()
-        return Seen(
-            self.steps + other.steps,
-            self.tokens + other.tokens,
-            {one: self.adapters.get(one, nothing) + other.adapters.get(one, nothing) for one in digests},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """The steps of some time, by kind."""
-
-    decode: Seen = Seen()
-    prefill: Seen = Seen()
-
-    @property
-    def steps(self) -> int:
-        return self.decode.steps + self.prefill.steps
-
-    def __add__(self, other: Observation) -> Observation:
-        return Observation(self.decode + other.decode, self.prefill + other.prefill)
-
-    def of(self, kind: StepKind) -> Seen:
-        return self.decode if kind == "decode" else self.prefill
-
-    def digests(self) -> set[str]:
-        """The adapters that had rows in these steps."""
-        return {*self.decode.adapters, *self.prefill.adapters}
-
-
-KINDS: tuple[StepKind, ...] = ("decode", "prefill")
+    def __add__(self, other: Weighed) -> Weighed:
+        return Weighed(self.own_s + other.own_s, self.saved_s + other.saved_s, self.requests + other.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One adapter among what was seen. `share` of all service, by what its tokens cost unmerged, `request_share`
-    of the requests that began, `gain`, the share of all steps' time that merging it saves, and that in seconds."""
+    of the requests that began, and `gain`, the share of all steps' time that merging it saves."""
 
     share: float = 0.0
     request_share: float = 0.0
     gain: float = 0.0
-    saved_s: float = 0.0
 
 
-def standing(seen: Observation, digest: str, costs: MergeCosts) -> Standing:
-    """Where an adapter stands; 0 everywhere when nothing was computed."""
-    whole = own = saved = 0.0
-    began = all_began = 0
-    for kind in KINDS:
-        steps, cost = seen.of(kind), costs.of(kind)
-        tally = steps.adapters.get(digest, Tally())
-        whole += cost.unmerged.seconds(steps.steps, steps.tokens)
-        own += cost.unmerged.seconds(_steps_of(tally), tally.tokens)
-        alone = cost.unmerged.seconds(tally.alone_steps, tally.alone_tokens)
-        saved += alone - cost.alone_s(tally.alone_steps, tally.alone_tokens)
-        mixed = tally.mixed_steps, tally.hot_tokens, tally.cold_tokens
-        saved += cost.unmerged.seconds(mixed[0], mixed[1] + mixed[2]) - cost.mixed_s(*mixed)
-        began += tally.requests
-        all_began += sum(one.requests for one in steps.adapters.values())
-    if whole <= 0:
-        return Standing()
-    return Standing(own / whole, began / all_began if all_began else 0.0, saved / whole, saved)
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """Steps as the policy keeps them: how many, what they take unmerged, and what is of which adapter."""
 
+    steps: int = 0
+    seconds: float = 0.0
+    adapters: Mapping[str, Weighed] = field(default_factory=dict)
 
-def _steps_of(tally: Tally) -> float:
-    """The steps that are an adapter's, a mixed one by its share of the tokens."""
-    mixed = tally.hot_tokens + tally.cold_tokens
-    return tally.alone_steps + (tally.mixed_steps * tally.hot_tokens / mixed if mixed else 0.0)
+    @classmethod
+    def of(cls, steps: Iterable[StepSeen], costs: MergeCosts) -> Weighing:
+        """Steps by what they cost on this machine; what they took themselves depends on what was merged."""
+        count, whole = 0, 0.0
+        adapters: dict[str, Weighed] = {}
+        for step in steps:
+            total = sum(step.tokens.values())
+            unmerged = costs.original_s(total)
+            count, whole = count + 1, whole + unmerged
+            for digest, own in step.tokens.items():
+                saved = unmerged - costs.step_s(own, total - own)
+                weighed = Weighed(unmerged * own / total, saved, step.requests.get(digest, 0))
+                adapters[digest] = adapters.get(digest, Weighed()) + weighed
+        return cls(count, whole, adapters)
+
+    def __add__(self, other: Weighing) -> Weighing:
+        nothing = Weighed()
+        adapters = {
+            digest: self.adapters.get(digest, nothing) + other.adapters.get(digest, nothing)
+            for digest in {**self.adapters, **other.adapters}
+        }
+        return Weighing(self.steps + other.steps, self.seconds + other.seconds, adapters)
+
+    def standing(self, digest: str) -> Standing:
+        """Where an adapter stands; 0 everywhere when nothing was computed."""
+        own = self.adapters.get(digest, Weighed())
+        began = sum(one.requests for one in self.adapters.values())
+        if self.seconds <= 0:
+            return Standing()
+        return Standing(
+            own.own_s / self.seconds, own.requests / began if began else 0.0, own.saved_s / self.seconds
+        )

@@ -9,11 +9,11 @@ what dLoRA does to its thresholds (Wu et al., OSDI 2024), by time saved rather t
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from multigraft_server.engine.merge_costs import MergeCosts, Observation, Standing, standing
+from multigraft_server.engine.merge_costs import MergeCosts, Standing, StepSeen, Weighed, Weighing
 from multigraft_server.engine.requests import BASE_DIGEST
 
 Reason = Literal["nothing to gain", "too early", "too little seen", "idle", "worth it", "still worth it", "faded"]
@@ -61,7 +61,7 @@ class PolicyState:
     """What the policy remembers: the window, what is merged, when that was last switched, and how many seconds
     were saved since; and how cautious it has become."""
 
-    window: tuple[tuple[float, Observation], ...] = ()
+    window: tuple[tuple[float, Weighing], ...] = ()
     merged: str | None = None
     switched_at: float | None = None
     saved_s: float = 0.0
@@ -82,7 +82,7 @@ class Decision:
 
 def decide(
     state: PolicyState,
-    seen: Observation,
+    seen: Iterable[StepSeen],
     costs: MergeCosts,
     now: float,
     *,
@@ -95,17 +95,16 @@ def decide(
     It is asked every now and then and has no say in which rows run: the scheduler never learns what is merged.
     """
     settings = settings or PolicySettings()
+    fresh = Weighing.of(seen, costs)
     window = [(at, one) for at, one in state.window if now - at < settings.window_s]
-    if seen.steps:
-        window.append((now, seen))
-    saved = standing(seen, state.merged, costs).saved_s if state.merged else 0.0
+    if fresh.steps:
+        window.append((now, fresh))
+    saved = fresh.adapters.get(state.merged or "", Weighed()).saved_s
     state = replace(state, window=tuple(window), saved_s=state.saved_s + saved)
     thresholds = Thresholds.of(costs, settings, state.caution)
-    total = Observation()
-    for _, one in window:
-        total += one
+    total = sum((one for _, one in window), Weighing())
     standings = {
-        digest: standing(total, digest, costs) for digest in sorted(total.digests() - refused - {BASE_DIGEST})
+        digest: total.standing(digest) for digest in sorted(total.adapters.keys() - refused - {BASE_DIGEST})
     }
     best = max(standings, key=lambda digest: standings[digest].gain, default=None)
     merged, reason = _choose(state, standings, best, total.steps, thresholds, now, settings)
