@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 import pytest
@@ -27,6 +28,7 @@ from multigraft_server.settings import ServerSettings
 from multigraft_training.demo.show import next_steps
 from multigraft_training.recipe import Recipe
 from multigraft_training.recipe_methods import METHOD_PARTS
+from multigraft_training.recipe_objectives import OBJECTIVE_PARTS
 from tests.house.tree import ROOT
 
 COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"][
@@ -63,12 +65,23 @@ def test_settings_md_names_every_setting() -> None:
 
 
 def test_training_md_names_every_field_of_a_recipe() -> None:
-    fields = set(fields_of(Recipe))
+    fields = {name for name in fields_of(Recipe) if not name.startswith("objective.")} | {"objective"}
     assert len(fields) > 10
     of_methods = {f"{name}.{field}" for name, part in METHOD_PARTS.items() for field in part.model_fields}
     names = {f"{name}.name" for name in METHOD_PARTS}
     documented = {name for name in rows("training.md") if not name.startswith("text-")}
     assert documented == fields | set(METHOD_PARTS) | of_methods - names
+
+
+def test_objectives_md_names_every_objective_and_field() -> None:
+    common = set.intersection(*(set(fields_of(part)) for part in OBJECTIVE_PARTS.values())) - {"name"}
+    assert len(common) > 3
+    of_objectives = {
+        f"{name}.{field}"
+        for name, part in OBJECTIVE_PARTS.items()
+        for field in set(fields_of(part)) - common - {"name"}
+    }
+    assert set(rows("objectives.md")) == common | set(OBJECTIVE_PARTS) | of_objectives | {"augmentation"}
 
 
 @pytest.mark.parametrize("method", METHOD_PARTS)
@@ -183,10 +196,15 @@ def shown_commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The names of a model's fields, those of its parts with dots."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from fields_of(field.annotation, f"{prefix}{name}.")
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_part(kind)]
+        if len(inner) == 1:
+            yield from fields_of(inner[0], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def command(name: str) -> click.Command:

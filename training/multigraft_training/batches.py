@@ -19,12 +19,13 @@ SORTED_STEPS = 4
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One example. `targets` is one class, or for each position of `input_ids` the token to learn there; numbers,
-    which every example of the data has as many of, are all to learn."""
+    which every example of the data has as many of, are all to learn. `weight` is a factor of its loss."""
 
     input_ids: list[int]
     targets: list[int] | list[float]
     token_types: list[int] | None = None
     is_cut: bool = False
+    weight: float = 1.0
 
     @property
     def num_tokens(self) -> int:
@@ -44,6 +45,7 @@ class Batch:
     token_types: Tensor | None  # (rows, length)
     targets: Tensor  # (rows, 1) classes, (rows, length) tokens, or (rows, targets) fp32 numbers
     num_targets: int
+    weights: Tensor | None = None  # (rows,) factors of the rows' losses; None where all are 1
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of a transformers model."""
@@ -53,6 +55,7 @@ class Batch:
 
 def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
     """Pad examples of one kind to a batch."""
+    weights = [example.weight for example in examples]
     token_types = [example.token_types for example in examples if example.token_types is not None]
     return Batch(
         input_ids=_padded([example.input_ids for example in examples], pad_id, device),
@@ -60,6 +63,7 @@ def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -
         token_types=_padded(token_types, 0, device) if token_types else None,
         targets=_padded([example.targets for example in examples], IGNORED, device),
         num_targets=sum(example.num_targets for example in examples),
+        weights=torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None,
     )
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from multigraft_adapters.errors import InvalidDataError
 from multigraft_adapters.manifest import ProblemType, canonical_json
@@ -156,8 +157,14 @@ def _labels(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def _content_hash(splits: dict[str, Sequence[Example]]) -> str:
-    values = {name: [dataclasses.asdict(example) for example in split] for name, split in splits.items()}
+    values = {name: [_values(example) for example in split] for name, split in splits.items()}
     return f"sha256:{hashlib.sha256(canonical_json(values)).hexdigest()}"
+
+
+def _values(example: Example) -> dict[str, Any]:
+    """The example's fields; a weight is one only where its row has one."""
+    values = dataclasses.asdict(example)
+    return {name: value for name, value in values.items() if name != "weight" or value is not None}
 
 
 def _capped(problems: list[str]) -> list[str]:

@@ -18,19 +18,21 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
-    """A text, or a pair of texts, and its label."""
+    """A text, or a pair of texts, and its label. `weight` is a factor of its loss, where its row gives one."""
 
     text: str
     text_pair: str | None
     label: Label
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionExample:
-    """A raw prompt and what must follow it."""
+    """A raw prompt and what must follow it. `weight` is as in TextExample."""
 
     prompt: str
     completion: str
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatExample:
-    """A chat whose assistant turns must be learnt."""
+    """A chat whose assistant turns must be learnt. `weight` is as in TextExample."""
 
     messages: tuple[Message, ...]
+    weight: float | None = None
 
 
 GenerationExample = CompletionExample | ChatExample
@@ -74,7 +77,23 @@ def _classification(values: dict[str, Any], problems: list[str]) -> TextExample 
     text = _text(values, "text", problems)
     pair = _text(values, "text_pair", problems) if values.get("text_pair") is not None else None
     label = _label(values.get("label"), problems)
-    return None if text is None or label is None else TextExample(text, pair, label)
+    weight = _weight(values, problems)
+    return None if text is None or label is None else TextExample(text, pair, label, weight)
+
+
+def _weight(values: dict[str, Any], problems: list[str]) -> float | None:
+    """The row's `weight`, a number of at least 0, or None where it has none; CSV holds it as a string."""
+    value = values.get("weight")
+    if value is None:
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if math.isfinite(number) and number >= 0:
+        return number
+    problems.append(f"weight: {value!r} is not a number of at least 0")
+    return None
 
 
 def _label(value: Any, problems: list[str]) -> Label | None:
@@ -111,7 +130,8 @@ def _completion(values: dict[str, Any], problems: list[str]) -> CompletionExampl
         problems.append("has neither messages nor prompt and completion")
         return None
     prompt, completion = _text(values, "prompt", problems), _text(values, "completion", problems)
-    return None if prompt is None or completion is None else CompletionExample(prompt, completion)
+    weight = _weight(values, problems)
+    return None if prompt is None or completion is None else CompletionExample(prompt, completion, weight)
 
 
 def _chat(values: dict[str, Any], problems: list[str]) -> ChatExample | None:
@@ -123,7 +143,7 @@ def _chat(values: dict[str, Any], problems: list[str]) -> ChatExample | None:
     complete = [message for message in messages if message is not None]
     if len(complete) == len(messages):
         _check_roles([message.role for message in complete], problems)
-    return ChatExample(tuple(complete))
+    return ChatExample(tuple(complete), _weight(values, problems))
 
 
 def _check_roles(roles: list[str], problems: list[str]) -> None:

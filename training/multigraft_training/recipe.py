@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -187,9 +187,18 @@ def _part_at(place: FieldPath) -> tuple[type[BaseModel], FieldPath]:
     if place[:1] == ("method",) and place[1:]:
         # pydantic puts the method's name into the path.
         return METHOD_PARTS[place[1]], (place[0], *place[2:])
-    annotation = Recipe.model_fields[place[0]].annotation if place[1:] else Recipe
-    assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return annotation, place
+    part: type[BaseModel] = Recipe
+    for key in place[:-1]:
+        # What is inside a list, or in a mapping of the user's own names, is told of the part that holds it.
+        part = _part_of(part.model_fields[key].annotation) or part if key in part.model_fields else part
+    return part, place
+
+
+def _part_of(annotation: Any) -> type[BaseModel] | None:
+    """The part that a field holds, perhaps as one of several kinds of value, or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((part for inner in get_args(annotation) if (part := _part_of(inner))), None)
 
 
 def _hint(part: type[BaseModel], field: str) -> str:

@@ -1,30 +1,77 @@
-"""The recipe's objective: what the loss is made of, each kind with its own fields."""
+"""The recipe's objective: what the loss is made of, each kind with its own fields, and those that all have."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Unlabelled = Literal["none", "optional", "needed"]
-"""Whether an objective reads `data.unlabelled`."""
+BALANCED = "balanced"
+UNKNOWN_OBJECTIVE = "unknown_objective"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FilePath = Annotated[str, Field(min_length=1)]
 
 
-class Objective(BaseModel):
-    """`unlabelled` says whether it reads texts without labels."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    name: str
-
-    @property
-    def unlabelled(self) -> Unlabelled:
-        return "none"
 
 
-class SupervisedPart(Objective):
+class AugmentationPart(_Part):
+    """Each text of train is followed by `copies` changed ones, each changed by one operation in turn, in the given
+    share of its words: replaced by a neighbour, a neighbour inserted, two swapped, or deleted. A share of 0 leaves
+    the operation out."""
+
+    copies: Annotated[int, Field(ge=1, le=64)] = 4
+    replace: Share = 0.1
+    insert: Share = 0.1
+    swap: Share = 0.1
+    delete: Share = 0.1
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> AugmentationPart:
+        if not self.replace + self.insert + self.swap + self.delete:
+            raise ValueError("copies: without a share above 0 they would all be the same")
+        return self
+
+
+class _Objective(_Part):
+    """What all objectives have. `unlabelled` says whether one reads `data.unlabelled`.
+
+    `class_weights` are factors of the rows' losses by class, or `balanced`; `mixup` is the alpha of the Beta
+    distribution that mixes two rows, 0 is none; `head_dropout` null is the base's own.
+    """
+
+    unlabelled: ClassVar[Literal["unused", "optional", "needed"]] = "unused"
+    label_smoothing: Dropout = 0.0
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = None
+    augmentation: AugmentationPart | None = None
+    mixup: Weight = 0.0
+    head_dropout: Dropout | None = None
+
+    @field_validator("class_weights", mode="plain")
+    @classmethod
+    def _are_weights(cls, weights: Any) -> Any:
+        if weights is None or weights == BALANCED:
+            return weights
+        if isinstance(weights, dict) and weights and all(_is_weight(weight) for weight in weights.values()):
+            return {str(label): float(weight) for label, weight in weights.items()}
+        raise ValueError(f"must be {BALANCED} or a mapping from labels to numbers of at least 0")
+
+
+class SupervisedPart(_Objective):
     """The task's own loss on labelled examples."""
 
     name: Literal["supervised"] = "supervised"
 
 
+OBJECTIVE_PARTS: dict[str, type[_Objective]] = {"supervised": SupervisedPart}
 ObjectivePart = SupervisedPart
+
+
+def _is_weight(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < float("inf")

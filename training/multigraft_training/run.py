@@ -26,7 +26,13 @@ from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
 from multigraft_training.export import RunFacts, check_exportable, export
 from multigraft_training.model import load_model
-from multigraft_training.objectives import ObjectiveSetup, make_objective
+from multigraft_training.objectives import (
+    ObjectiveSetup,
+    augmented,
+    check_fields,
+    make_objective,
+    set_head_dropout,
+)
 from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.report import Report
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
@@ -54,9 +60,11 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)
     task = _task(recipe, source, spec, folder, dataset)
+    check_fields(recipe, source, task)
     if recipe.training.head_learning_rate is not None and not task.head_modules:
         raise source.error("training.head_learning_rate", f"{recipe.task.type} trains no head")
-    train = _encode("train", dataset.train, task, report)
+    learnt = augmented(dataset.train, recipe.objective.augmentation, folder, recipe.training.seed, report)
+    train = _encode("train", learnt, task, report)
     validation = _encode("validation", dataset.validation, task, report)
     test = None if dataset.test is None else _encode("test", dataset.test, task, report)
     objective = make_objective(
@@ -79,6 +87,7 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     dtype = pick_dtype(recipe.training.precision, device)
     torch.manual_seed(recipe.training.seed)
     model = _model(recipe, source, spec, folder, task, device, dtype, max(e.num_tokens for e in train))
+    set_head_dropout(model, task, recipe.objective.head_dropout)
     facts = RunFacts(
         spec=spec,
         max_length=_max_length(recipe, source, spec),
@@ -139,7 +148,7 @@ def _check_exportable(model: Any, task: TrainingTask, facts: RunFacts, source: R
 
 def _encode(split: str, examples: Sequence[Example], task: TrainingTask, report: Report) -> list[Encoded]:
     """The split as tokens; tells how many examples were cut, and leaves out those of which nothing is left."""
-    encoded = [task.encode(example) for example in examples]
+    encoded = [_weighed(task.encode(example), example) for example in examples]
     kept = [example for example in encoded if example.num_targets]
     cut = sum(example.is_cut for example in encoded)
     if cut:
@@ -151,6 +160,10 @@ def _encode(split: str, examples: Sequence[Example], task: TrainingTask, report:
         problem = f"the {split} split: every prompt is longer than training.max_length"
         raise InvalidDataError("the data cannot be trained on", [problem])
     return kept
+
+
+def _weighed(encoded: Encoded, example: Example) -> Encoded:
+    return encoded if example.weight is None else replace(encoded, weight=example.weight)
 
 
 def _model(

@@ -196,6 +196,6 @@ def _schedule(optimizer: AdamW, num_steps: int, warmup: float) -> LambdaLR:
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return max(0.0, (num_steps - step) / (num_steps - rising))
+        return max(0.0, (num_steps - step) / max(1, num_steps - rising))
 
     return LambdaLR(optimizer, factor)

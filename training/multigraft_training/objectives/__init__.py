@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from multigraft_training.objectives.augmentation import augmented
+from multigraft_training.objectives.dropout import set_head_dropout
+from multigraft_training.objectives.losses import check_fields
 from multigraft_training.objectives.objective import (
     Batches,
     Learner,
@@ -15,7 +18,18 @@ from multigraft_training.objectives.objective import (
 from multigraft_training.objectives.supervised import SupervisedObjective
 from multigraft_training.recipe_objectives import SupervisedPart
 
-__all__ = ["Batches", "Learner", "Moment", "Objective", "ObjectiveSetup", "Stage", "make_objective"]
+__all__ = [
+    "Batches",
+    "Learner",
+    "Moment",
+    "Objective",
+    "ObjectiveSetup",
+    "Stage",
+    "augmented",
+    "check_fields",
+    "make_objective",
+    "set_head_dropout",
+]
 
 OBJECTIVES: dict[type, Callable[[ObjectiveSetup], Objective]] = {
     SupervisedPart: SupervisedObjective,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,21 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from multigraft_training.batches import Batch, Encoded
+from multigraft_training.objectives.losses import TaskLoss
 from multigraft_training.objectives.objective import Batches, Learner, Moment, ObjectiveSetup, Stage
 from multigraft_training.tasks import TrainingTask
+
+Loss = Callable[[Any, Batch, Moment], Tensor]
+"""The loss of a model on a micro-batch, summed over its targets."""
 
 
 @dataclass(slots=True)
 class SupervisedStage:
-    """The task's own loss, and its metrics on the validation split. See Stage."""
+    """A loss on the train split, and the task's metrics on the validation split.
+    See Stage."""
 
     task: TrainingTask
+    objective_loss: Loss
     train: Sequence[Encoded]
     validation: Sequence[Encoded]
     epochs: int
@@ -30,7 +36,7 @@ class SupervisedStage:
         return [list(range(len(self.train)))]
 
     def loss(self, model: Any, batch: Batch, moment: Moment) -> Tensor:
-        return self.task.loss(model, batch)
+        return self.objective_loss(model, batch, moment)
 
     def evaluate(self, model: Any, batches: Batches) -> dict[str, float]:
         return self.task.evaluate(model, batches(self.validation))
@@ -46,7 +52,7 @@ class SupervisedObjective:
 
     def __init__(self, setup: ObjectiveSetup) -> None:
         epochs = setup.recipe.training.epochs
-        self._stage = SupervisedStage(setup.task, setup.train, setup.validation, epochs)
+        self._stage = SupervisedStage(setup.task, TaskLoss(setup), setup.train, setup.validation, epochs)
 
     def begin(self, number: int, learner: Learner) -> None:
         """Nothing of the model is needed."""

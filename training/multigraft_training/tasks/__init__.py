@@ -5,9 +5,9 @@ from __future__ import annotations
 from multigraft_training.recipe import RecipeTaskType
 from multigraft_training.tasks.classification import ClassificationTask
 from multigraft_training.tasks.generation import GenerationTask
-from multigraft_training.tasks.task import TaskSetup, TrainingTask
+from multigraft_training.tasks.task import Scores, ScoringTask, TaskSetup, TrainingTask
 
-__all__ = ["TaskSetup", "TrainingTask", "make_task"]
+__all__ = ["Scores", "ScoringTask", "TaskSetup", "TrainingTask", "make_task"]
 
 
 def make_task(task_type: RecipeTaskType, setup: TaskSetup) -> TrainingTask:

@@ -18,8 +18,8 @@ from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch, Encoded, make_batch
 from multigraft_training.examples import Example, TextExample
-from multigraft_training.tasks.problems import problem_of
-from multigraft_training.tasks.task import TaskSetup
+from multigraft_training.tasks.problems import Problem, problem_of
+from multigraft_training.tasks.task import Scores, TaskSetup
 
 NUM_SAMPLES = 4
 NUM_CANDIDATES = 64
@@ -66,11 +66,38 @@ class ClassificationTask:
         targets = self._problem.targets(example.label)
         return Encoded(tokens["input_ids"], targets, tokens.get("token_type_ids"), is_cut)
 
+    @property
+    def problem(self) -> Problem:
+        """What the labels are."""
+        return self._problem
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels by their ids."""
+        return self._setup.labels
+
+    @property
+    def output_layer(self) -> str:
+        """The path of the head's last layer in the task's model."""
+        return self._layout.output
+
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        return self._problem.loss(self._logits(model, batch), batch.targets)
+        return self.losses(self.scores(model, batch), 0.0).sum()
+
+    def scores(self, model: Any, batch: Batch) -> Scores:
+        return self.scores_of(self.logits(model, batch), batch)
+
+    def scores_of(self, logits: Tensor, batch: Batch) -> Scores:
+        """The scores of a batch that was answered with these logits."""
+        is_class = self._problem.name == "single_label_classification"
+        targets = batch.targets[:, 0] if is_class else batch.targets
+        return Scores(logits, targets, torch.arange(len(logits), device=logits.device))
+
+    def losses(self, scores: Scores, smoothing: float) -> Tensor:
+        return self._problem.losses(scores.logits, scores.targets, smoothing)
 
     def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
-        logits = torch.cat([self._logits(model, batch).cpu() for batch in batches])
+        logits = torch.cat([self.logits(model, batch).cpu() for batch in batches])
         targets = torch.cat([batch.targets.cpu() for batch in batches])
         return self._problem.metrics(logits, targets)
 
@@ -97,7 +124,7 @@ class ClassificationTask:
         return list(first_of_label.values())[:NUM_SAMPLES]
 
     def outputs(self, model: Any, example: Example) -> Tensor:
-        return self._logits(model, self._batch(model, example))[0].cpu()
+        return self.logits(model, self._batch(model, example))[0].cpu()
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
         output = compute(model.base_model, adapter.delta, self._batch(model, example).inputs())
@@ -105,7 +132,7 @@ class ClassificationTask:
         state = pooled(output, adapter.head.spec.pooling)
         return adapter.head.to(state.device).forward(state[None])[0].cpu()
 
-    def _logits(self, model: Any, batch: Batch) -> Tensor:
+    def logits(self, model: Any, batch: Batch) -> Tensor:
         """(rows, labels), fp32."""
         is_prompted = isinstance(model.active_peft_config, PromptTuningConfig | PromptEncoderConfig)
         if is_prompted and self._layout.pooling == "last":

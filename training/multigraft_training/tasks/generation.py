@@ -19,7 +19,7 @@ from multigraft_training.evaluate import generation_metrics
 from multigraft_training.examples import ChatExample, CompletionExample, Example
 from multigraft_training.tasks.chat import encode_chat, render, with_prompt
 from multigraft_training.tasks.classification import pad_token_id
-from multigraft_training.tasks.task import TaskSetup
+from multigraft_training.tasks.task import Scores, TaskSetup
 
 NUM_SAMPLES = 3
 NUM_CANDIDATES = 16
@@ -50,6 +50,14 @@ class GenerationTask:
         return Encoded(tokens[:limit], targets[:limit], is_cut=len(tokens) > limit)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
+        return self.losses(self.scores(model, batch), 0.0).sum()
+
+    def losses(self, scores: Scores, smoothing: float) -> Tensor:
+        return torch.nn.functional.cross_entropy(
+            scores.logits, scores.targets, reduction="none", label_smoothing=smoothing
+        )
+
+    def scores(self, model: Any, batch: Batch) -> Scores:
         targets = batch.targets[:, 1:]
         is_learnt = targets != IGNORED
         if model.active_peft_config.is_prompt_learning:
@@ -60,7 +68,7 @@ class GenerationTask:
             states = causal.base_model(**batch.inputs(), use_cache=False).last_hidden_state[:, :-1]
             # NOTE: the vocabulary is the widest layer; only the positions that are learnt need it.
             logits = causal.get_output_embeddings()(states[is_learnt])  # (targets, vocabulary)
-        return torch.nn.functional.cross_entropy(logits.float(), targets[is_learnt], reduction="sum")
+        return Scores(logits.float(), targets[is_learnt], is_learnt.nonzero()[:, 0])
 
     def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
         summed = sum(self.loss(model, batch).item() for batch in batches)

@@ -27,8 +27,8 @@ class Problem(Protocol):
         """What a row learns."""
         ...
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, summed over all targets."""
+    def losses(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The loss of each row, (rows,), with its label smoothed; classes are targets of (rows,) here."""
         ...
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -52,8 +52,8 @@ class SingleLabel:
         assert isinstance(label, str)
         return [self.ids[label]]
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, targets[:, 0], reduction="sum")
+    def losses(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         return classification_metrics(logits, targets[:, 0])
@@ -74,8 +74,9 @@ class MultiLabel:
         assert isinstance(label, tuple)
         return [float(one in label) for one in self.labels]
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    def losses(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        smoothed = targets * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").sum(dim=1)
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         return multi_label_metrics(logits, targets)
@@ -95,8 +96,8 @@ class Regression:
         assert isinstance(label, float)
         return [label]
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.mse_loss(logits, targets, reduction="sum")
+    def losses(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return functional.mse_loss(logits, targets, reduction="none").sum(dim=1)
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         return regression_metrics(logits[:, 0], targets[:, 0])

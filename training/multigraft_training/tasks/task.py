@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,16 @@ class TaskSetup:
     labels: tuple[str, ...] = ()
     problem: ProblemType = "single_label_classification"
     prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model says of a batch's n targets: logits (n, classes) in fp32, beside the targets, (n,) classes or
+    (n, classes) numbers, and the rows (n,) of the batch that they are of."""
+
+    logits: Tensor
+    targets: Tensor
+    rows: Tensor
 
 
 class TrainingTask(Protocol):
@@ -75,4 +85,17 @@ class TrainingTask(Protocol):
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
         """The same by the reference apply of the adapter's method on the frozen base of `model`, and from the
         adapter's own head, (n,) fp32."""
+        ...
+
+
+@runtime_checkable
+class ScoringTask(Protocol):
+    """A task whose loss is a sum over targets, each scored on its own: what weights and soft targets need."""
+
+    def scores(self, model: Any, batch: Batch) -> Scores:
+        """What a PEFT model says of a batch's targets."""
+        ...
+
+    def losses(self, scores: Scores, smoothing: float) -> Tensor:
+        """The loss of each target, (n,) fp32, its label smoothed; their sum, unsmoothed, is the task's loss."""
         ...
