@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,31 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from multigraft_server.engine.attention_step import AttentionStep
-from multigraft_server.engine.banks.low_rank import ColumnStep
+from multigraft_server.engine.banks.scales import ScaleBank
+from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.fused import FusedAttention, FusedGate, FusedNorm
+from multigraft_server.engine.fused_deltas import any_scaled, columns_at, layer_tables, module_struct
 from multigraft_server.engine.fused_step import FusedStep
 from multigraft_server.engine.kernels import Kernels
 from multigraft_server.engine.kernels.layers import (
-    BankStruct,
     LayersCall,
     LayerSizes,
     LayerStruct,
     LayoutStruct,
     layer_array,
 )
-from multigraft_server.engine.layers import DeltaLinear, DeltaNorm
+from multigraft_server.engine.layers import DeltaLinear
 from multigraft_server.engine.packing import TiledLinear
 from multigraft_server.engine.shared import SharedLinear
 
 T = TypeVar("T")
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+SHARED_INPUT = ("q", "k", "v", "gate", "up")
+"""Those that are members of a shared product: the kernel does not scale the input of one of them."""
 
 
 class FusedLayers(nn.Module):
-    """Stands for a decoder's list of layers. A step in which every token is cached, no prompt is long and every
-    delta is a low-rank product is one call of the kernel; any other goes through the layers one by one."""
+    """Stands for a decoder's list of layers. A step in which every token is cached and no prompt is long is one call
+    of the kernel, if no adapter in it scales the input of a member of a shared product; any other goes through the
+    layers one by one."""
 
     def __init__(
         self, layers: Sequence[nn.Module], context: StepContext, kernels: Kernels, layouts: Sequence[Tensor]
@@ -46,9 +49,8 @@ class FusedLayers(nn.Module):
         self._parts = [_Parts(layer) for layer in layers]
         self._layouts = [LayoutStruct(*layout.tolist()) for layout in layouts]
         self._sizes = self._parts[0].sizes()
-        self._structs = layer_array([self._struct(index, filled=False) for index in range(len(layers))])
-        self._filled_structs = self._structs
-        self._filled_generation: int | None = None
+        self._generation = 0
+        self._read_addresses()
 
     def forward(
         self,
@@ -61,44 +63,44 @@ class FusedLayers(nn.Module):
     ) -> Tensor:
         """(1, tokens, n) -> (1, tokens, n)."""
         delta = self._context.delta
-        if fused_step.at_once and (delta is None or delta.only_low_rank):
-            low_rank = None if delta is None else delta.low_rank
-            return self._at_once(hidden_states, position_embeddings, fused_step, low_rank)
+        if fused_step.at_once and self._takes(delta):
+            return self._at_once(hidden_states, position_embeddings, fused_step, delta)
         options |= {"attention_step": attention_step, "fused_step": fused_step}
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=position_embeddings, **options)
         return hidden_states
 
+    def _takes(self, delta: DeltaStep | None) -> bool:
+        """Whether the kernel can do all that a step's adapters do."""
+        if delta is None:
+            return True
+        if delta.generation != self._generation:
+            self._generation = delta.generation
+            self._read_addresses()
+        return not delta.around and not any_scaled(self._shared_inputs, delta.inputs)
+
     def _at_once(
-        self, states: Tensor, rotary: tuple[Tensor, Tensor], fused: FusedStep, low_rank: ColumnStep | None
+        self, states: Tensor, rotary: tuple[Tensor, Tensor], fused: FusedStep, delta: DeltaStep | None
     ) -> Tensor:
         states = states.clone(memory_format=torch.contiguous_format)
         turned = (rotary[0][0].contiguous(), rotary[1][0].contiguous())
-        groups, columns, structs = None, 0, self._structs
-        if low_rank is not None:
-            groups, columns, structs = (
-                low_rank.table,
-                (low_rank.widest + 15) // 16 * 16,
-                self._with_banks(low_rank.generation),
-            )
-        call = LayersCall(states[0], turned, fused.cached, groups, columns, self._sizes)
-        self._kernels.decoder_layers(structs, call)
+        call = LayersCall(states[0], turned, fused.cached, layer_tables(delta), self._sizes)
+        self._kernels.decoder_layers(self._structs, call)
         return states
 
-    def _with_banks(self, generation: int) -> ctypes.Array[LayerStruct]:
-        if generation != self._filled_generation:
-            self._filled_structs = layer_array([self._struct(i, filled=True) for i in range(len(self._parts))])
-            self._filled_generation = generation
-        return self._filled_structs
+    def _read_addresses(self) -> None:
+        """Find out where weights and banks lie in memory."""
+        self._structs = layer_array([self._struct(index) for index in range(len(self._parts))])
+        self._shared_inputs = [bank for parts in self._parts for bank in parts.shared_inputs()]
 
-    def _struct(self, index: int, *, filled: bool) -> LayerStruct:
+    def _struct(self, index: int) -> LayerStruct:
         parts = self._parts[index]
-        banks = [parts.bank(name) if filled else BankStruct() for name in MODULES]
         return LayerStruct(
             parts.input_norm.address,
             parts.inner_norm.address,
             *(address for linear in parts.products for address in linear.addresses()),
-            *banks,
+            *(module_struct(parts.linears[name]) for name in MODULES),
+            columns_at(parts.linears["down"].parallel),
             parts.attention.window or 0,
             self._layouts[index],
         )
@@ -109,8 +111,8 @@ class _Parts:
 
     def __init__(self, layer: nn.Module) -> None:
         attention, block = layer.self_attn, layer.mlp
-        self.input_norm = _norm(layer.input_layernorm)
-        self.inner_norm = _norm(layer.post_attention_layernorm)
+        self.input_norm = _a(FusedNorm, layer.input_layernorm)
+        self.inner_norm = _a(FusedNorm, layer.post_attention_layernorm)
         self.attention, self.block = _a(FusedAttention, attention), _a(FusedGate, block)
         parents = {name: self.block if name in ("gate", "up", "down") else self.attention for name in MODULES}
         self.linears = {name: _a(DeltaLinear, getattr(parents[name], f"{name}_proj")) for name in MODULES}
@@ -129,9 +131,10 @@ class _Parts:
             scaling=self.attention.scaling,
         )
 
-    def bank(self, name: str) -> BankStruct:
-        bank = self.linears[name].low_rank
-        return BankStruct() if bank is None else BankStruct(bank.a.data_ptr(), bank.b.data_ptr())
+    def shared_inputs(self) -> list[ScaleBank]:
+        """The scales of inputs that several modules read."""
+        banks = (self.linears[name].inputs.bank for name in SHARED_INPUT)
+        return [bank for bank in banks if bank is not None]
 
 
 def fuse_layers(backbone: nn.Module, context: StepContext, kernels: Kernels, layouts: Sequence[Tensor]) -> bool:
@@ -142,10 +145,6 @@ def fuse_layers(backbone: nn.Module, context: StepContext, kernels: Kernels, lay
         return False
     backbone.layers = nn.ModuleList([fused])
     return True
-
-
-def _norm(module: object) -> FusedNorm:
-    return _a(FusedNorm, module.base if isinstance(module, DeltaNorm) else module)
 
 
 def _a(kind: type[T], module: object) -> T:

@@ -121,6 +121,7 @@ class Banks:
             parallel=self._parallel.plan(groups),
             around=self._around.plan(groups),
             embeddings=self._embeddings.plan(groups),
+            generation=self._generation,
         )
         return step if step else None
 
@@ -128,6 +129,11 @@ class Banks:
         """How the output head computes these groups of rows; None when they are the base's alone."""
         step = DeltaStep(low_rank=self._head_low_rank.plan(groups), outputs=self._head_outputs.plan(groups))
         return step if step else None
+
+    @property
+    def _generation(self) -> int:
+        at_layers = (self._low_rank, self._inputs, self._outputs, self._after, self._parallel, self._around)
+        return sum(kind.generation for kind in at_layers)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError when what two slots have overlaps."""

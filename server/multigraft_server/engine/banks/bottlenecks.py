@@ -42,13 +42,14 @@ class BottleneckBank:
     def num_bytes(self) -> int:
         return self.down.nbytes + self.up.nbytes + self.bias.nbytes
 
-    def grow(self, columns: int) -> None:
-        """Make room for `columns` columns; contents stay."""
+    def grow(self, columns: int) -> bool:
+        """Make room for `columns` columns; contents stay. Returns whether they have been moved for it."""
         missing = columns - self.down.shape[0]
         if missing > 0:
             self.down = torch.cat([self.down, self.down.new_zeros(missing, self.down.shape[1])])
             self.up = torch.cat([self.up, self.up.new_zeros(missing, self.up.shape[1])])
             self.bias = torch.cat([self.bias, self.bias.new_zeros(missing)])
+        return missing > 0
 
     def write(self, columns: range, part: PreparedBottleneck | None) -> None:
         """Fill a slot's columns; those that the adapter does not need here, or all without one, become zero."""
@@ -105,7 +106,10 @@ class BottleneckPlace:
 
 
 class BottleneckBanks:
-    """The banks of one kind of place. `part` reads its bottlenecks off a prepared delta, by path."""
+    """The banks of one kind of place. `part` reads its bottlenecks off a prepared delta, by path.
+
+    `generation` grows when banks are made, or moved to another place of memory.
+    """
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class BottleneckBanks:
         self._device = device
         self._dtype = dtype
         self._spaces = {activation: ColumnSpace(0) for activation in ACTIVATIONS}
+        self.generation = 0
 
     @property
     def num_bytes(self) -> int:
@@ -137,9 +142,10 @@ class BottleneckBanks:
         for path, place in self._places.items():
             if path in parts and activation not in place.banks:
                 place.banks[activation] = BottleneckBank(place.features, space.capacity, self._device, self._dtype)
+                self.generation += 1
             bank = place.banks.get(activation)
             if bank is not None:
-                bank.grow(space.capacity)
+                self.generation += bank.grow(space.capacity)
                 bank.write(columns, parts.get(path))
 
     def clear(self, slot: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -44,7 +44,7 @@ class ColumnStep:
     `first` is the first token that has columns. With `mask` (tokens from `first`, columns), all groups are
     computed in one product over `columns`, and `mask` keeps each token to its own adapter. Without it, each
     group is computed on its own. Where there are `kernels`, they compute all groups at once, `many` where the
-    tokens are. Two steps of one `generation` have their banks at the same places of memory.
+    tokens are.
     """
 
     first: int
@@ -54,7 +54,6 @@ class ColumnStep:
     kernels: Kernels | None = None
     many: ManyTokens | None = None
     table: Tensor | None = None  # the groups, as the kernels read them
-    generation: int = 0
 
     @property
     def widest(self) -> int:
@@ -131,7 +130,10 @@ class LowRankPlace(Protocol):
 
 
 class LowRankBanks:
-    """The banks of some linear modules. They have no room for adapters until one is placed, then for `columns`."""
+    """The banks of some linear modules. They have no room for adapters until one is placed, then for `columns`.
+
+    `generation` grows when banks are made, or moved to another place of memory.
+    """
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class LowRankBanks:
         self._device = device
         self._dtype = dtype
         self._space = ColumnSpace(columns)
-        self._generation = 0
+        self.generation = 0
 
     @property
     def num_bytes(self) -> int:
@@ -161,9 +163,9 @@ class LowRankBanks:
         for path, place in self._places.items():
             if path in pairs and place.low_rank is None:
                 place.low_rank = self._new_bank(place.shape)
-                self._generation += 1
+                self.generation += 1
             if place.low_rank is not None:
-                self._generation += place.low_rank.grow(self._space.capacity)
+                self.generation += place.low_rank.grow(self._space.capacity)
                 place.low_rank.write(columns, pairs.get(path))
 
     def clear(self, slot: int) -> None:
@@ -172,8 +174,7 @@ class LowRankBanks:
 
     def plan(self, groups: Sequence[Group]) -> ColumnStep | None:
         """How these groups are computed; None when no slot of theirs has a product."""
-        step = plan_columns(groups, self._space, self._device, self._dtype, self._kernels)
-        return None if step is None else replace(step, generation=self._generation)
+        return plan_columns(groups, self._space, self._device, self._dtype, self._kernels)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError when the columns of two slots overlap."""

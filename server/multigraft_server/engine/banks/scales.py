@@ -50,27 +50,32 @@ class ScaleBank:
     def __init__(self, features: int, rows: int, device: torch.device) -> None:
         self.scale = torch.ones(rows, features, device=device)
         self.shift: Tensor | None = None
+        self.rows: set[int] = set()  # that an adapter's map is in
 
     @property
     def num_bytes(self) -> int:
         return self.scale.nbytes + (0 if self.shift is None else self.shift.nbytes)
 
-    def grow(self, rows: int) -> None:
-        """Make room for `rows` rows; contents stay."""
+    def grow(self, rows: int) -> bool:
+        """Make room for `rows` rows; contents stay. Returns whether they have been moved for it."""
         missing = rows - self.scale.shape[0]
         if missing > 0:
             self.scale = torch.cat([self.scale, self.scale.new_ones(missing, self.scale.shape[1])])
             if self.shift is not None:
                 self.shift = torch.cat([self.shift, self.shift.new_zeros(missing, self.shift.shape[1])])
+        return missing > 0
 
-    def write(self, row: int, affine: Affine | None) -> None:
-        """Fill a row; without an affine map it changes nothing."""
+    def write(self, row: int, affine: Affine | None) -> bool:
+        """Fill a row; without an affine map it changes nothing. Returns whether room for shifts has been made."""
         scale, shift = (None, None) if affine is None else (affine.scale, affine.shift)
-        if shift is not None and self.shift is None:
+        first = shift is not None and self.shift is None
+        if first:
             self.shift = torch.zeros_like(self.scale)
         self.scale[row] = 1.0 if scale is None else scale
         if self.shift is not None:
             self.shift[row] = 0.0 if shift is None else shift
+        self.rows = self.rows - {row} if affine is None else self.rows | {row}
+        return first
 
     def apply(self, values: Tensor, step: ScaleStep) -> None:
         """Change each token's `values` (tokens, n) in place."""
@@ -94,7 +99,10 @@ class ScaleBank:
 
 
 class ScaleBanks:
-    """The banks of one operation. `part` reads its maps off a prepared delta, by module path."""
+    """The banks of one operation. `part` reads its maps off a prepared delta, by module path.
+
+    `generation` grows when banks are made, or moved to another place of memory.
+    """
 
     def __init__(
         self,
@@ -109,6 +117,7 @@ class ScaleBanks:
         self._device = device
         self._space = ColumnSpace(1)
         self._space.allocate(UNCHANGED, 1)
+        self.generation = 0
 
     @property
     def num_bytes(self) -> int:
@@ -123,9 +132,10 @@ class ScaleBanks:
         for path, place in self._places.items():
             if path in maps and place.bank is None:
                 place.bank = ScaleBank(place.features, self._space.capacity, self._device)
+                self.generation += 1
             if place.bank is not None:
-                place.bank.grow(self._space.capacity)
-                place.bank.write(row, maps.get(path))
+                self.generation += place.bank.grow(self._space.capacity)
+                self.generation += place.bank.write(row, maps.get(path))
 
     def clear(self, slot: int) -> None:
         """Forget what a slot contains."""

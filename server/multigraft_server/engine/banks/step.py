@@ -12,7 +12,10 @@ from multigraft_server.engine.plan import Group
 
 @dataclass(frozen=True, slots=True)
 class DeltaStep:
-    """What each kind of bank does in this step; None, or nothing in it, is nothing at all."""
+    """What each kind of bank does in this step; None, or nothing in it, is nothing at all.
+
+    Two steps of one `generation` have their banks at the same places of memory.
+    """
 
     low_rank: ColumnStep | None = None
     inputs: ScaleStep | None = None
@@ -21,13 +24,7 @@ class DeltaStep:
     parallel: tuple[BottleneckStep, ...] = ()
     around: tuple[BottleneckStep, ...] = ()
     embeddings: tuple[Group, ...] = ()
-
-    @property
-    def only_low_rank(self) -> bool:
-        """Whether nothing but low-rank products at linear modules is to be done, by the kernels."""
-        others = self.inputs or self.outputs or self.after or self.parallel or self.around
-        low_rank = self.low_rank
-        return not others and (low_rank is None or low_rank.table is not None)
+    generation: int = 0
 
     def __bool__(self) -> bool:
         some = self.low_rank is not None or self.inputs is not None or self.outputs is not None

@@ -18,6 +18,7 @@ LONG_WORK = 128 * 1024
 """Numbers to be read and written from where on a call lets other threads run Python, and uses several cores."""
 
 ACTIVATIONS = {"relu": 1, "gelu": 2, "swish": 3}
+"""As the kernels number them, in this order."""
 
 _SIGNATURES: dict[str, Signature] = {
     "attend_sequences": (

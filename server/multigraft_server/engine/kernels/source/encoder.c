@@ -1,12 +1,8 @@
 /* What happens to many tokens one by one between an encoder's products: activations, layer norms, scales by slot. */
 #include "gelu.h"
+#include "pointwise.h"
 
 #include <math.h>
-
-/* The tokens start..stop, which have the row `row` of a bank. */
-typedef struct {
-    int64_t start, stop, row;
-} Group;
 
 /* x = gelu(x), count numbers. */
 void gelu(bf16 *x, ptrdiff_t count, int threads)
@@ -69,33 +65,16 @@ void layer_norm(const bf16 *x, const bf16 *residual, const bf16 *weight, const b
     }
 }
 
-/* One token's values = values scale + shift. `whole`: size is a multiple of 16. */
-static inline __attribute__((always_inline)) void scale_token(bf16 *values, const float *scale, const float *shift,
-    ptrdiff_t size, const int whole)
-{
-    for (ptrdiff_t i = 0; i < size; i += 16) {
-        __mmask16 mask = whole ? 0xffff : first(size - i);
-        __m512 scaled = _mm512_mul_ps(load_bf16_masked(values + i, mask), _mm512_maskz_loadu_ps(mask, scale + i));
-        if (shift != NULL)
-            scaled = _mm512_add_ps(round_bf16(scaled), _mm512_maskz_loadu_ps(mask, shift + i));
-        store_bf16_masked(values + i, scaled, mask);
-    }
-}
-
 /* values = values scale + shift, (tokens, size), by the groups' rows of `scale` and `shift` (rows, size), of which the second
    may be null; the product is kept in bfloat16 before it is shifted. `stride` is in numbers. */
-void scale_groups(bf16 *values, ptrdiff_t stride, const float *scale, const float *shift, ptrdiff_t size, const Group *groups,
+void scale_groups(bf16 *values, ptrdiff_t stride, const float *scale, const float *shift, ptrdiff_t size, const Rows *groups,
     ptrdiff_t count, int threads)
 {
     #pragma omp parallel num_threads(threads) if (threads > 1)
     for (ptrdiff_t g = 0; g < count; g++) {
         const float *own = scale + groups[g].row * size, *added = shift == NULL ? NULL : shift + groups[g].row * size;
         #pragma omp for nowait
-        for (ptrdiff_t token = groups[g].start; token < groups[g].stop; token++) {
-            if (size % 16 == 0)
-                scale_token(values + token * stride, own, added, size, 1);
-            else
-                scale_token(values + token * stride, own, added, size, 0);
-        }
+        for (ptrdiff_t token = groups[g].start; token < groups[g].stop; token++)
+            scaled(values + token * stride, own, added, size);
     }
 }

@@ -3,13 +3,13 @@
    f is nothing (LoRA), or adds a bias, is an activation and makes the last column 1 (bottlenecks). What lies between the
    products is kept in bfloat16, as it is where they are computed by torch. A group's columns are brought into the order of
    tiles for at most `CHUNK` tokens at a time. */
-#include "gelu.h"
+#include "activations.h"
 #include "tiles.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 128, SLICE = 256, PLAIN = 0, RELU = 1, GELU = 2, SWISH = 3 };
+enum { CHUNK = 128, SLICE = 256 };
 
 /* The tokens start..stop, whose adapter has the columns first..last. */
 typedef struct {
@@ -61,15 +61,6 @@ static void pack_b(bf16 *packed, const bf16 *b, ptrdiff_t columns, ptrdiff_t out
                 other = wide(b + (column + 1) * out + o);
             _mm512_store_si512(packed + column * out + 2 * o, _mm512_or_si512(one, _mm512_slli_epi32(other, 16)));
         }
-}
-
-static inline __m512 activated(__m512 x, int activation)
-{
-    if (activation == RELU)
-        return _mm512_max_ps(x, _mm512_setzero_ps());
-    if (activation == SWISH)
-        return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
-    return activation == GELU ? gelu_of(x) : x;
 }
 
 /* What a block's sums (16, columns) become between the products; columns beyond the last become zero. */

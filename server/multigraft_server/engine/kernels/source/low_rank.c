@@ -3,6 +3,7 @@
    The banks are read as they lie: `a` (columns, in), `b` (columns, out); sixteen tokens and more of one adapter by
    matrix tiles. What lies between the two products is kept in bfloat16, as it is where torch computes them. */
 #include "low_rank.h"
+#include "activations.h"
 #include <omp.h>
 
 enum { MOST_ROWS = 256, MOST_COLUMNS = 64, WIDE = 4, SIDE = 16, MOST_DEPTH = 1536 };
@@ -27,7 +28,7 @@ static inline __attribute__((always_inline)) void dots(const bf16 *x, ptrdiff_t 
     }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++)
-            hidden[r * stride + c] = float_of(bf16_of(_mm512_reduce_add_ps(sums[r][c])));
+            hidden[r * stride + c] = _mm512_reduce_add_ps(sums[r][c]);
 }
 
 static inline __attribute__((always_inline)) void first_of(const bf16 *x, ptrdiff_t x_stride, const bf16 *a,
@@ -117,9 +118,6 @@ static void first_by_tiles(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptr
             }
         }
     set_back(&kept);
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t c = 0; c < columns; c += SIDE)
-            _mm512_storeu_ps(hidden + r * stride + c, round_bf16(_mm512_loadu_ps(hidden + r * stride + c)));
 }
 
 /* Pairs of columns c, c + 1 of B at 16 outputs, as a tile product takes its right side; beyond `columns` zeros. */
@@ -163,8 +161,24 @@ static void second_by_tiles(bf16 *y, ptrdiff_t y_stride, const float *hidden, pt
     set_back(&kept);
 }
 
+/* Sums as they are kept between the products: of a bottleneck activated, its last column 1. */
+static void keep(float *hidden, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns, const bf16 *bias, int activation)
+{
+    for (ptrdiff_t r = 0; r < rows; r++, hidden += stride) {
+        for (ptrdiff_t c = 0; c < columns; c += SIDE) {
+            __mmask16 mask = first(columns - c);
+            __m512 sums = _mm512_maskz_loadu_ps(mask, hidden + c);
+            if (activation != PLAIN)
+                sums = activated(round_bf16(_mm512_add_ps(sums, load_bf16_masked(bias + c, mask))), activation);
+            _mm512_mask_storeu_ps(hidden + c, mask, round_bf16(sums));
+        }
+        if (activation != PLAIN)
+            hidden[columns - 1] = 1.0f;
+    }
+}
+
 void first_product(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in, float *hidden, ptrdiff_t stride,
-    ptrdiff_t rows, ptrdiff_t columns)
+    ptrdiff_t rows, ptrdiff_t columns, const bf16 *bias, int activation)
 {
     ptrdiff_t r = 0;
     if (rows >= SIDE && in % 32 == 0) {
@@ -182,6 +196,7 @@ void first_product(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t i
         else
             first_of(own, x_stride, a, in, kept, stride, 1, columns);
     }
+    keep(hidden, stride, rows, columns, bias, activation);
 }
 
 void second_product(bf16 *y, ptrdiff_t y_stride, const float *hidden, ptrdiff_t stride, const bf16 *b, ptrdiff_t out,
@@ -221,7 +236,7 @@ static void part_of(const Group *group, ptrdiff_t start, ptrdiff_t stop, bf16 *y
         fetch(b + c * out, columns * out);
         for (ptrdiff_t t = start; t < stop; t += MOST_ROWS) {
             ptrdiff_t rows = stop - t < MOST_ROWS ? stop - t : MOST_ROWS;
-            first_product(x + t * x_stride, x_stride, a + c * in, in, hidden, MOST_COLUMNS, rows, columns);
+            first_product(x + t * x_stride, x_stride, a + c * in, in, hidden, MOST_COLUMNS, rows, columns, NULL, PLAIN);
             second_product(y + t * y_stride, y_stride, hidden, MOST_COLUMNS, b + c * out, out, rows, columns);
         }
     }

@@ -10,9 +10,9 @@ typedef struct {
 } Group;
 
 /* hidden (rows, columns) at `stride` = x (rows, in) A^T for A (columns, in), kept to bfloat16; it has room for a multiple
-   of 16 columns. */
+   of 16 columns. With a bias (columns) and an activation, hidden = activation(x A^T + bias), and the last column is 1. */
 void first_product(const bf16 *x, ptrdiff_t x_stride, const bf16 *a, ptrdiff_t in, float *hidden, ptrdiff_t stride,
-    ptrdiff_t rows, ptrdiff_t columns);
+    ptrdiff_t rows, ptrdiff_t columns, const bf16 *bias, int activation);
 
 /* y (rows, out) += hidden (rows, columns) B for B (columns, out). */
 void second_product(bf16 *y, ptrdiff_t y_stride, const float *hidden, ptrdiff_t stride, const bf16 *b, ptrdiff_t out,

@@ -26,7 +26,6 @@ void rms_norm(const bf16 *x, const bf16 *weight, bf16 *y, ptrdiff_t tokens, ptrd
         norm(x + token * size, weight, y + token * size, size, epsilon);
 }
 
-
 void gated(const bf16 *gate, const bf16 *up, bf16 *y, ptrdiff_t size)
 {
     for (ptrdiff_t i = 0; i < size; i += 16) {
@@ -44,6 +43,27 @@ void add(bf16 *y, const bf16 *x, ptrdiff_t size)
         __mmask16 mask = first(size - i);
         store_bf16_masked(y + i, _mm512_add_ps(load_bf16_masked(y + i, mask), load_bf16_masked(x + i, mask)), mask);
     }
+}
+
+/* `whole`: size is a multiple of 16. */
+static inline __attribute__((always_inline)) void scale_token(bf16 *values, const float *scale, const float *shift,
+    ptrdiff_t size, const int whole)
+{
+    for (ptrdiff_t i = 0; i < size; i += 16) {
+        __mmask16 mask = whole ? 0xffff : first(size - i);
+        __m512 product = _mm512_mul_ps(load_bf16_masked(values + i, mask), _mm512_maskz_loadu_ps(mask, scale + i));
+        if (shift != NULL)
+            product = _mm512_add_ps(round_bf16(product), _mm512_maskz_loadu_ps(mask, shift + i));
+        store_bf16_masked(values + i, product, mask);
+    }
+}
+
+void scaled(bf16 *values, const float *scale, const float *shift, ptrdiff_t size)
+{
+    if (size % 16 == 0)
+        scale_token(values, scale, shift, size, 1);
+    else
+        scale_token(values, scale, shift, size, 0);
 }
 
 /* y = silu(gate) * up of each token; strides are in numbers. */

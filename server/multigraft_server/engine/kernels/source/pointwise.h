@@ -13,4 +13,12 @@ void gated(const bf16 *gate, const bf16 *up, bf16 *y, ptrdiff_t size);
 /* y += x. */
 void add(bf16 *y, const bf16 *x, ptrdiff_t size);
 
+/* The tokens start..stop, which have the row `row` of a bank of scales. */
+typedef struct {
+    int64_t start, stop, row;
+} Rows;
+
+/* values = values scale + shift, the product kept in bfloat16 before it is shifted; `shift` may be null. */
+void scaled(bf16 *values, const float *scale, const float *shift, ptrdiff_t size);
+
 #endif
