@@ -111,7 +111,7 @@ WHOLE = [name for name in METHODS if name != "ia3_of_shared_inputs"]
 
 def adapters_of(spec: BaseSpec, methods: Sequence[str]) -> dict[str, VerifiedAdapter]:
     """Three adapters of each method, large enough to change every answer."""
-    made = {}
+    made: dict[str, VerifiedAdapter] = {}
     for method in methods:
         for number in range(3):
             generator = torch.Generator().manual_seed(10 * len(made) + number)

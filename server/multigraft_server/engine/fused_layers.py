@@ -35,9 +35,9 @@ SHARED_INPUT = ("q", "k", "v", "gate", "up")
 
 
 class FusedLayers(nn.Module):
-    """Stands for a decoder's list of layers. A step in which every token is cached and no prompt is long is one call
-    of the kernel, if no adapter in it scales the input of a member of a shared product; any other goes through the
-    layers one by one."""
+    """Stands for a decoder's list of layers. A step in which every token is cached and no prompt is long is one
+    call of the kernel, if no adapter in it scales the input of a member of a shared product; any other goes
+    through the layers one by one."""
 
     def __init__(
         self, layers: Sequence[nn.Module], context: StepContext, kernels: Kernels, layouts: Sequence[Tensor]

@@ -108,8 +108,9 @@ class LayerSizes:
 
 @dataclass(frozen=True, slots=True)
 class LayerTables:
-    """A step's groups, as the kernels read them, by kind of place and those of bottlenecks by activation. `columns`:
-    the most that a group has at a linear module; `across`: beside a feed-forward block."""
+    """A step's groups, as the kernels read them, by kind of place and those of bottlenecks by activation.
+
+    `columns`: the most that a group has at a linear module; `across`: beside a feed-forward block."""
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
