@@ -25,6 +25,7 @@ from multigraft_server.app import ROUTERS
 from multigraft_server.metrics import Metrics
 from multigraft_server.predictions import PREDICTORS
 from multigraft_server.settings import ServerSettings
+from multigraft_training.cli import TrainCommand
 from multigraft_training.demo.show import next_steps
 from multigraft_training.recipe import Recipe
 from multigraft_training.recipe_methods import METHOD_PARTS
@@ -216,8 +217,10 @@ def command(name: str) -> click.Command:
 
 
 def leaves(found: click.Command) -> list[click.Command]:
-    """The command itself, or the commands of a group."""
-    return list(found.commands.values()) if isinstance(found, click.Group) else [found]
+    """The command itself and those beside it, or the commands of a group."""
+    if isinstance(found, click.Group):
+        return list(found.commands.values())
+    return [found, *(found.beside.values() if isinstance(found, TrainCommand) else [])]
 
 
 def below(kind: type[MultigraftError]) -> Iterator[type[MultigraftError]]:

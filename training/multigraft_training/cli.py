@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import click
 
 from multigraft_adapters.processor import share_cores
+from multigraft_training.bench.cli import bench
 
 
-@click.command()
+class TrainCommand(click.Command):
+    """`train RECIPE.yaml`, and the commands that stand in a recipe's place: `train bench`."""
+
+    beside: ClassVar[dict[str, click.Command]] = {"bench": bench}
+
+    def make_context(self, info_name: str | None, args: list[str], *others: Any, **more: Any) -> click.Context:
+        if args and args[0] in self.beside:
+            return self.beside[args[0]].make_context(f"{info_name} {args[0]}", args[1:], *others, **more)
+        return super().make_context(info_name, args, *others, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=TrainCommand)
 @click.argument("recipe", metavar="RECIPE.yaml", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[key=value]...", nargs=-1)
 @click.option(
@@ -29,6 +45,7 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path) -> None:
     multigraft train training/recipes/lora-text-classification.yaml
     multigraft train my.yaml training.epochs=5 method.rank=16 output=runs/longer
     multigraft push runs/longer/adapter --task sentiment --alias production
+    multigraft train bench --help                        what each method is worth
     """
     share_cores()
     from multigraft_training.recipe import read_recipe

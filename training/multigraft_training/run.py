@@ -42,12 +42,14 @@ from multigraft_training.trainer import Fit, Trainer, measuring
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test."""
+    """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test.
+    `num_trained` counts the parameters that were trained."""
 
     folder: Path
     digest: str
     metrics: dict[str, float]
     fit: Fit
+    num_trained: int
 
 
 def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) -> RunResult:
@@ -97,6 +99,7 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
     pad_id = pad_token_id(load_tokenizer(folder))
+    num_trained = model.get_nb_trainable_parameters()[0]
     trainer = Trainer(model, objective, recipe.training, pad_id=pad_id, dtype=dtype)
     fit = trainer.fit(report)
     if test is None:
@@ -109,7 +112,7 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     _write_json(output / "config.json", recipe.model_dump(mode="json"))
     _write_json(output / "metrics.json", metrics)
     _write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
-    return RunResult(output, adapter.digest, metrics, fit)
+    return RunResult(output, adapter.digest, metrics, fit, num_trained)
 
 
 def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, dataset: Dataset) -> TrainingTask:

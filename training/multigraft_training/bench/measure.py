@@ -1,0 +1,62 @@
+"""One cell: the training of a recipe, with what it took."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from multigraft_training.bench.cells import Cell, Data
+from multigraft_training.recipe import read_recipe
+from multigraft_training.report import Report
+from multigraft_training.run import run
+
+ADAPTER = "adapter"
+
+
+def measure(cell: Cell, data: Data, data_dir: Path, folder: Path) -> dict[str, Any]:
+    """Train a cell in a folder of its own, which is removed at the end.
+
+    `seconds` and `cpu_seconds` are of the whole run, from reading the data to the verified artifact.
+    """
+    place = folder / cell.key
+    place.mkdir(parents=True, exist_ok=True)
+    recipe, source = read_recipe(_write_recipe(cell, data, data_dir, place), cell.overrides)
+    with (place / "run.log").open("w", encoding="utf-8") as log:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        result = run(recipe, source, data_dir, Report(Console(file=log, width=200)))
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    measured = {
+        "metric": result.metrics[data.metric],
+        "metrics": result.metrics,
+        "trained": result.num_trained,
+        "bytes": _size(place / ADAPTER),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "epochs": len(result.fit.epochs),
+    }
+    shutil.rmtree(place)
+    return measured
+
+
+def _write_recipe(cell: Cell, data: Data, data_dir: Path, place: Path) -> Path:
+    """The cell's recipe without its overrides, as the YAML that JSON is."""
+    recipe = {
+        "base": data.base,
+        "task": {"name": "bench", "type": data.task_type},
+        "data": dict(data.files(data_dir.resolve())),
+        "training": {"seed": cell.seed},
+        "output": str(place),
+    }
+    file = place / "recipe.yaml"
+    file.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+    return file
+
+
+def _size(folder: Path) -> int | None:
+    """The bytes of an artifact; None where the method makes none."""
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else None
