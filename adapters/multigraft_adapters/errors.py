@@ -29,6 +29,7 @@ MultigraftError
 ├── StepFailedError                 step_failed
 ├── IntegrityError                  integrity_failed
 ├── TrainingFailedError             training_failed
+├── TrainingStoppedError            training_stopped
 ├── SetupError                      the process cannot start (exit code 2)
 │   ├── BaseNotFoundError           base_not_found
 │   ├── UnsupportedBaseError        unsupported_base
@@ -233,6 +234,12 @@ class TrainingFailedError(MultigraftError):
     """Training cannot go on; nothing was exported."""
 
     code = "training_failed"
+
+
+class TrainingStoppedError(MultigraftError):
+    """Training was asked to stop and did, after a checkpoint that it can be resumed from."""
+
+    code = "training_stopped"
 
 
 class SetupError(MultigraftError):

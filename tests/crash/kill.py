@@ -99,7 +99,7 @@ def look(data_dir: Path, store_url: str | None, said: Path, seen: Path) -> None:
     seen.write_text(json.dumps(told))
 
 
-def forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], object]) -> int:
     """The id of a new process that does this and no more."""
     child = os.fork()
     if child:

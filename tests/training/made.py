@@ -14,6 +14,7 @@ from rich.console import Console
 from multigraft_training.recipe import read_recipe
 from multigraft_training.report import Report
 from multigraft_training.run import RunResult, run
+from multigraft_training.run_folder import Watch
 
 WORDS = {"good": "positive", "bad": "negative", "so so": "mixed"}
 CLASS_ROWS = [{"text": f"{word} {i}", "label": label} for i in range(10) for word, label in WORDS.items()]
@@ -48,9 +49,9 @@ def write_recipe(folder: Path, values: Mapping[str, Any]) -> Path:
     return file
 
 
-def train(folder: Path, values: Mapping[str, Any]) -> tuple[RunResult, str]:
+def train(folder: Path, values: Mapping[str, Any], watch: Watch | None = None) -> tuple[RunResult, str]:
     """Run a recipe in `folder`; returns the result and what was told on the way."""
     told = StringIO()
     recipe, source = read_recipe(write_recipe(folder, values))
-    result = run(recipe, source, folder / "data", Report(Console(file=told, width=200)))
+    result = run(recipe, source, folder / "data", Report(Console(file=told, width=200)), watch)
     return result, told.getvalue()

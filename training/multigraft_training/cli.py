@@ -7,8 +7,17 @@ from typing import Any, ClassVar
 
 import click
 
+from multigraft_adapters.cli import Failure
+from multigraft_adapters.errors import TrainingStoppedError
 from multigraft_adapters.processor import share_cores
 from multigraft_training.bench.cli import bench
+from multigraft_training.stopping import STOPPED, listening
+
+
+class Stopped(Failure):
+    """A run that was stopped as asked and can be resumed."""
+
+    exit_code = STOPPED
 
 
 class TrainCommand(click.Command):
@@ -35,11 +44,19 @@ class TrainCommand(click.Command):
     show_default=True,
     help="Where unpacked bases are kept; the server's data folder.",
 )
-def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path) -> None:
+@click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Go on from a stopped run's checkpoint though the learning rate, epochs or such differ; or start over. "
+    "With neither, a run goes on where nothing has changed.",
+)
+def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool | None) -> None:
     """Train an adapter as a recipe says and write it as a verified artifact.
 
     RECIPE.yaml is one file with every choice; any field can be overridden as key=value with dots. Progress goes
     to stderr. The last lines are the metrics of the test split, one a line; the artifact is OUTPUT/adapter.
+    SIGTERM or Ctrl-C ends it after the step it is in, with a checkpoint and exit code 75; the same command goes
+    on from there.
 
     \b
     multigraft train training/recipes/lora-text-classification.yaml
@@ -51,11 +68,16 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path) -> None:
     from multigraft_training.recipe import read_recipe
     from multigraft_training.report import Report
     from multigraft_training.run import run
+    from multigraft_training.run_folder import Watch
 
     read, source = read_recipe(recipe, overrides)
 
     report = Report()
-    result = run(read, source, data_dir, report)
+    try:
+        with listening() as wish:
+            result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
+    except TrainingStoppedError as error:
+        raise Stopped(error.message) from error
     report.note(f"{result.folder / 'adapter'}: {result.digest}")
     report.note(f"next: multigraft push {result.folder / 'adapter'} --task {read.task.name} --alias production")
     for name, value in result.metrics.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from multigraft_training.progress import Epoch
 
 
 class Report:
@@ -30,11 +32,12 @@ class Report:
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def training(self, num_steps: int, name: str = "") -> Iterator[None]:
-        """Show the bar of a training of this many steps; `name` tells the stages of an objective apart."""
+    def training(self, num_steps: int, name: str = "", done: int = 0) -> Iterator[None]:
+        """Show the bar of a training of this many steps, of which some are done; `name` tells the stages of an
+        objective apart."""
         if name:
             self.note(f"stage: {name}")
-        self._task = self._progress.add_task(name or "training", total=num_steps)
+        self._task = self._progress.add_task(name or "training", total=num_steps, completed=done)
         with self._progress:
             yield
 
@@ -42,7 +45,7 @@ class Report:
         """Count one step of the training."""
         self._progress.advance(self._task)
 
-    def epoch(self, number: int, num_epochs: int, loss: float, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Write what an epoch came to."""
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        self.note(f"epoch {number}/{num_epochs}  loss {loss:.3f}  validation: {shown}")
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in epoch.metrics.items())
+        self.note(f"epoch {epoch.number}/{num_epochs}  loss {epoch.loss:.3f}  validation: {shown}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from multigraft_adapters.bases import (
     BaseSpec,
     check_data_dir,
     load_tokenizer,
-    pick_device,
     pick_dtype,
     read_spec,
     resolve_base,
@@ -33,11 +31,17 @@ from multigraft_training.objectives import (
     make_objective,
     set_head_dropout,
 )
+from multigraft_training.processes import Processes, join
+from multigraft_training.progress import Fit
 from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.report import Report
+from multigraft_training.run_folder import RunFolder, Watch, identity_of, write_json
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
 from multigraft_training.tasks.classification import pad_token_id
-from multigraft_training.trainer import Fit, Trainer, measuring
+from multigraft_training.trainer import Trainer, measuring
+
+RANK_STRIDE = 1_000_003
+"""Between the seeds of processes that train together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,15 @@ class RunResult:
     num_trained: int
 
 
-def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) -> RunResult:
-    """Train what the recipe says and write `output`: adapter/, config.json, metrics.json, epochs.json.
+def run(
+    recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report, watch: Watch | None = None
+) -> RunResult:
+    """Train what the recipe says and fill the folder `output`: the artifact in adapter/, the config, the metrics.
 
-    Raises InvalidDataError and SetupError before anything is trained.
+    Raises InvalidDataError and SetupError before anything is trained; TrainingFailedError and TrainingStoppedError
+    with the way to go on.
     """
+    processes = join()
     dataset = load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
     output = check_data_dir(Path(recipe.output))
     folder = resolve_base(recipe.base, data_dir)
@@ -85,10 +93,11 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
         )
     )
 
-    device = pick_device("auto")
-    dtype = pick_dtype(recipe.training.precision, device)
+    run_folder = _run_folder(output, recipe, spec, dataset, watch or Watch(), report, processes)
+    dtype = pick_dtype(recipe.training.precision, processes.device)
     torch.manual_seed(recipe.training.seed)
-    model = _model(recipe, source, spec, folder, task, device, dtype, max(e.num_tokens for e in train))
+    longest = max(example.num_tokens for example in train)
+    model = _model(recipe, source, spec, folder, task, processes.device, dtype, longest)
     set_head_dropout(model, task, recipe.objective.head_dropout)
     facts = RunFacts(
         spec=spec,
@@ -98,21 +107,46 @@ def run(recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report) ->
     )
     _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
+    if not processes.is_main:
+        # They began with the same tensors; what is random in training must differ between them.
+        torch.manual_seed(recipe.training.seed + RANK_STRIDE * processes.rank)
     pad_id = pad_token_id(load_tokenizer(folder))
     num_trained = model.get_nb_trainable_parameters()[0]
-    trainer = Trainer(model, objective, recipe.training, pad_id=pad_id, dtype=dtype)
-    fit = trainer.fit(report)
-    if test is None:
-        report.note("no test split: the metrics are those of the validation split")
-    metrics = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
+    trainer = Trainer(model, objective, recipe.training, pad_id=pad_id, dtype=dtype, processes=processes)
+    fit = trainer.fit(report, run_folder)
 
-    adapter = export(
-        model, task, replace(facts, metrics=metrics), dataset.test or dataset.validation, output / "adapter"
-    )
-    _write_json(output / "config.json", recipe.model_dump(mode="json"))
-    _write_json(output / "metrics.json", metrics)
-    _write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
-    return RunResult(output, adapter.digest, metrics, fit, num_trained)
+    def finish() -> RunResult:
+        if test is None:
+            report.note("no test split: the metrics are those of the validation split")
+        metrics = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
+        measured = replace(facts, metrics=metrics)
+        examples = dataset.test or dataset.validation
+        with run_folder.keeping_checkpoint():
+            adapter = export(model, task, measured, examples, output / "adapter")
+            write_json(output / "metrics.json", metrics)
+            write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
+        run_folder.end(metrics, adapter.digest)
+        return RunResult(output, adapter.digest, metrics, fit, num_trained)
+
+    return processes.from_main(finish)
+
+
+def _run_folder(
+    output: Path,
+    recipe: Recipe,
+    spec: BaseSpec,
+    dataset: Dataset,
+    watch: Watch,
+    report: Report,
+    processes: Processes,
+) -> RunFolder:
+    """The run's folder with its config. Raises InvalidRecipeError when another recipe's run was stopped in it."""
+    identity = identity_of(recipe, data=dataset.content_hash, base=spec.fingerprint, processes=processes.size)
+    seconds = recipe.training.checkpoint_seconds
+    folder = RunFolder(output, identity, watch, report, processes, checkpoint_seconds=seconds)
+    if processes.is_main:
+        write_json(output / "config.json", recipe.model_dump(mode="json"))
+    return folder
 
 
 def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, dataset: Dataset) -> TrainingTask:
@@ -203,7 +237,3 @@ def _summary(
         f"{len(train)} train, {len(validation)} validation, {len(test or [])} test examples; "
         f"{recipe.method.name} trains {trainable:,} of {total:,} parameters"
     )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
