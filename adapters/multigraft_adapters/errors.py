@@ -16,6 +16,7 @@ MultigraftError
 │   └── RouteNotFoundError          route_not_found
 ├── MethodNotAllowedError           method_not_allowed
 ├── ConflictError                   conflict
+│   └── MergeRefusedError           merge_refused
 ├── UnavailableError
 │   ├── OverloadedError             overloaded
 │   ├── DrainingError               draining
@@ -156,6 +157,12 @@ class ConflictError(MultigraftError):
     """The present state does not allow the change."""
 
     code = "conflict"
+
+
+class MergeRefusedError(ConflictError):
+    """An adapter cannot be merged into the base's weights, or may not; the message says why."""
+
+    code = "merge_refused"
 
 
 class UnavailableError(MultigraftError):

@@ -52,6 +52,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.RouteNotFoundError: _NOT_FOUND,
     errors.MethodNotAllowedError: Problem(405, "invalid_request_error"),
     errors.ConflictError: Problem(409, "conflict_error"),
+    errors.MergeRefusedError: Problem(409, "conflict_error"),
     errors.UnavailableError: _UNAVAILABLE,
     errors.OverloadedError: _UNAVAILABLE,
     errors.DrainingError: _UNAVAILABLE,
