@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from multigraft_adapters.bases import Base, load_base
+from multigraft_server.engine.kernels import Kernels, load_kernels
 from tests.tiny import make_tiny_base
 
 LoadTiny = Callable[..., Base]
@@ -34,3 +36,11 @@ def load_tiny(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempP
         return load_base(str(tiny_folder(model_type)), data_dir, device="cpu", dtype=dtype)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    """The compiled kernels, on machines that can use them."""
+    loaded = load_kernels("required", torch.device("cpu"), torch.bfloat16)
+    assert loaded is not None
+    return loaded

@@ -159,6 +159,11 @@ def random_adapter(spec: BaseSpec, digest: str, rank: int, seed: int) -> Verifie
     return VerifiedAdapter(digest=digest, manifest=manifest, files={}, delta=LoraDelta(pairs), head=head)
 
 
+def random_numbers(*shape: int, seed: int = 0, size: float = 1.0) -> torch.Tensor:
+    """Normally distributed ones in bfloat16, as the kernels take them; `size` is their standard deviation."""
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size).bfloat16()
+
+
 @contextmanager
 def running_engine(
     base: Base,

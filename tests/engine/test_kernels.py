@@ -10,8 +10,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.banks.low_rank import LowRankBank, plan_columns
-from multigraft_server.engine.kernels import Kernels, load_kernels, why_not
+from multigraft_server.engine.kernels import Kernels, why_not
 from multigraft_server.engine.plan import Group
+from tests.engine.harness import random_numbers as random
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-8
@@ -21,17 +22,6 @@ one rounding more."""
 pytestmark = pytest.mark.skipif(
     why_not(CPU, torch.bfloat16) is not None, reason=f"no kernels here: {why_not(CPU, torch.bfloat16)}"
 )
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    loaded = load_kernels("required", CPU, torch.bfloat16)
-    assert loaded is not None
-    return loaded
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def assert_rounded(own: Tensor, exact: Tensor) -> None:

@@ -13,9 +13,10 @@ from multigraft_server.engine.banks.bottlenecks import BottleneckBank, Bottlenec
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.banks.low_rank import LowRankBank, plan_columns
 from multigraft_server.engine.banks.scales import RowGroup, ScaleBank, plan_rows
-from multigraft_server.engine.kernels import Kernels, load_kernels, why_not
+from multigraft_server.engine.kernels import Kernels, why_not
 from multigraft_server.engine.plan import Group
 from multigraft_server.engine.sequences import Past, SequenceStep, plan_sequences
+from tests.engine.harness import random_numbers as random
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-7
@@ -24,17 +25,6 @@ ROUNDING = 2**-7
 pytestmark = pytest.mark.skipif(
     why_not(CPU, torch.bfloat16) is not None, reason=f"no kernels here: {why_not(CPU, torch.bfloat16)}"
 )
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    loaded = load_kernels("required", CPU, torch.bfloat16)
-    assert loaded is not None
-    return loaded
-
-
-def random(*shape: int, seed: int = 0, size: float = 1.0) -> Tensor:
-    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size).bfloat16()
 
 
 def assert_rounded(own: Tensor, twin: Tensor) -> None:
