@@ -26,9 +26,7 @@ from multigraft_server.api import (
     embeddings,
     engine_state,
     events,
-    files,
     health,
-    jobs,
     models,
     openai_chat,
     openai_completions,
@@ -67,8 +65,6 @@ ROUTERS = (
     events.router,
     pins.router,
     vllm.router,
-    files.router,
-    jobs.router,
     engine_state.router,
     health.router,
 )
@@ -157,7 +153,6 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
             GuardBody,
             max_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
-            max_file_bytes=settings.max_file_bytes,
             timeout_seconds=settings.body_timeout_seconds,
         ),
     ]

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from multigraft_adapters.artifact import read_folder
 from multigraft_adapters.bases import load_base, load_tokenizer, read_spec
 from multigraft_adapters.errors import InvalidRecipeError
+from multigraft_adapters.methods import LoraDelta
 from multigraft_adapters.verify import VerifiedAdapter, verify
 from multigraft_server.engine.requests import Finished, PoolingParams, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
@@ -38,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "houlsby": {"name": "bottleneck", "placement": "houlsby", "scaling": "learned", "reduction_factor": 4},
     "pfeiffer": {"name": "bottleneck", "non_linearity": "gelu"},
     "parallel": {"name": "bottleneck", "placement": "parallel", "bottleneck_size": 6, "scaling": 4},
+    "head": {"name": "head"},
     "prefix": {"name": "prefix", "virtual_tokens": 4},
     "prefix with a projection": {
         "name": "prefix", "virtual_tokens": 3, "projection": True, "encoder_hidden_size": 8
@@ -68,7 +70,7 @@ def methods_on(family: str) -> dict[str, dict[str, Any]]:
         return METHODS
     if family == "bert":
         return {name: values for name, values in METHODS.items() if "dora" not in name} | ON_BERT
-    return {name: METHODS[name] for name in PLAIN if family not in NOT_ON.get(name, ())}
+    return {name: METHODS[name] for name in (*PLAIN, "head") if family not in NOT_ON.get(name, ())}
 
 
 def train_method(folder: Path, base: Path, method: dict[str, Any], **training: Any) -> tuple[Any, str]:
@@ -104,7 +106,8 @@ def test_each_method_learns_and_peft_and_the_engine_answer_as_the_trained_model_
         assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss, name
         adapters[name] = trained(folder, base)
         assert adapters[name].digest == result.digest
-        check_with_peft(base, folder / "run" / "adapter", adapters[name])
+        if name != "head":
+            check_with_peft(base, folder / "run" / "adapter", adapters[name])
     assert len({adapter.digest for adapter in adapters.values()}) == len(methods_on(family)) >= 4
     check_in_one_step(base, tmp_path / "data", list(adapters.values()))
 
@@ -159,6 +162,7 @@ def test_each_method_learns_to_generate_and_the_engine_goes_on_as_the_trained_mo
         values = recipe_values(base, "text-generation", folder, learning_rate=1e-2)
         result, _ = train(folder, {**values, "method": METHODS[name]})
         assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss, name
+        assert result.digest is not None
         adapter = adapters[result.digest] = trained(folder, base)
         assert adapter.manifest.samples
         for sample in adapter.manifest.samples:
@@ -246,3 +250,35 @@ def test_virtual_tokens_take_their_room_of_the_longest_text(tiny_base: TinyBase,
         train_method(tmp_path, tiny_base("bert"), {"name": "prompt", "virtual_tokens": 10}, max_length=250)
     train_method(tmp_path, tiny_base("bert"), {"name": "prompt", "virtual_tokens": 10}, epochs=1)
     assert trained(tmp_path, tiny_base("bert")).manifest.max_length == 246
+
+
+def test_a_full_fine_tune_is_a_model_for_transformers_and_a_lora_of_full_rank_loses_nothing_of_its_matrices(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("bert")
+    result, told = train_method(tmp_path, base, {"name": "full", "extract": 64}, learning_rate=1e-3)
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert result.num_trained == sum(parameter.numel() for parameter in whole.parameters())
+    assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
+    adapter = trained(tmp_path, base)
+    assert adapter.digest == result.digest and isinstance(adapter.delta, LoraDelta)
+    assert adapter.manifest.metrics["accuracy"] == result.metrics["extracted_accuracy"]
+    changed, frozen = whole.base_model, AutoModelForSequenceClassification.from_pretrained(base).base_model
+    for path, pair in adapter.delta.pairs.items():
+        difference = changed.get_submodule(path).weight - frozen.get_submodule(path).weight
+        assert torch.allclose(pair.scaling * pair.b @ pair.a, difference, atol=1e-5), path
+    assert len(adapter.delta.pairs) > 6
+
+
+def test_a_full_fine_tune_alone_makes_no_adapter(tiny_base: TinyBase, tmp_path: Path) -> None:
+    result, _ = train_method(tmp_path, tiny_base("llama"), {"name": "full"}, epochs=1, precision="bfloat16")
+    assert result.digest is None and not (tmp_path / "run" / "adapter").exists()
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_head_only_run_of_a_task_without_a_head_is_refused(tiny_base: TinyBase, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", COMPLETION_ROWS)
+    values = recipe_values(tiny_base("llama"), "text-generation", tmp_path)
+    with pytest.raises(InvalidRecipeError) as caught:
+        train(tmp_path, {**values, "method": {"name": "head"}})
+    assert "this task type has no head of its own" in str(caught.value.problems)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
-from rich.console import Console
 
 from multigraft_adapters.cli import Failure
 from multigraft_adapters.errors import TrainingStoppedError
@@ -66,7 +65,7 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
     multigraft train bench --help                        what each method is worth
     """
     share_cores()
-    from multigraft_training.processes import is_told
+    from multigraft_training.full import MODEL_FOLDER
     from multigraft_training.recipe import read_recipe
     from multigraft_training.report import Report
     from multigraft_training.run import run
@@ -74,13 +73,17 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
 
     read, source = read_recipe(recipe, overrides)
 
-    report = Report(Console(stderr=True, highlight=False, quiet=not is_told()))
+    report = Report()
     try:
         with listening() as wish:
             result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
     except TrainingStoppedError as error:
         raise Stopped(error.message) from error
-    report.note(f"{result.folder / 'adapter'}: {result.digest}")
-    report.note(f"next: multigraft push {result.folder / 'adapter'} --task {read.task.name} --alias production")
-    for name, value in result.metrics.items() if is_told() else ():
+    if result.digest is None:
+        report.note(f"{result.folder / MODEL_FOLDER}: a whole model; method.extract makes an adapter of it")
+    else:
+        adapter = result.folder / "adapter"
+        report.note(f"{adapter}: {result.digest}")
+        report.note(f"next: multigraft push {adapter} --task {read.task.name} --alias production")
+    for name, value in result.metrics.items():
         click.echo(f"{name} {value:.3f}")

@@ -17,7 +17,8 @@ from multigraft_adapters.bases.quiet import quiet_transformers
 from multigraft_adapters.errors import UnsupportedBaseError
 from multigraft_training.bottleneck import BottleneckLinear
 from multigraft_training.methods import Surroundings, peft_config
-from multigraft_training.recipe_methods import MethodPart
+from multigraft_training.plain import PlainConfig, PlainModel
+from multigraft_training.recipe_methods import FullPart, HeadPart, MethodPart
 from multigraft_training.tasks import TrainingTask
 
 EAGER_UP_TO = 256
@@ -34,11 +35,13 @@ def load_model(
     dtype: torch.dtype,
     longest: int,
 ) -> Any:
-    """The PEFT model to train: the base in `dtype`, delta and head in fp32, begun from torch's random state.
+    """The PEFT model to train: the base in `dtype`, what is trained in fp32, begun from torch's random state.
 
     `longest` is the longest example in tokens. Raises UnsupportedBaseError when the task needs a part that the
     base has no weights for, ValueError as `peft_config` does.
     """
+    if isinstance(method, FullPart):
+        dtype = torch.float32
     is_short_on_cpu = device.type == "cpu" and longest <= EAGER_UP_TO
     with quiet_transformers():
         model, info = task.auto_class.from_pretrained(
@@ -59,7 +62,11 @@ def load_model(
         head_modules=task.head_modules,
         is_transposed=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    peft_model = _with_delta(model.to(device), peft_config(method, around), spec)
+    model = model.to(device)
+    if isinstance(method, HeadPart | FullPart):
+        peft_model = _without_delta(model, method, around)
+    else:
+        peft_model = _with_delta(model, peft_config(method, around), spec)
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -76,6 +83,16 @@ def without_delta(model: Any) -> Any:
             layer.let_go()
         base.set_submodule(path, layer.get_base_layer())
     return base
+
+
+def _without_delta(model: Any, method: HeadPart | FullPart, around: Surroundings) -> PlainModel:
+    if isinstance(method, HeadPart) and not around.head_modules:
+        raise ValueError("name: head: this task type has no head of its own to train")
+    return PlainModel(
+        model,
+        PlainConfig(around.peft_type, around.head_modules, around.spec.name),
+        is_full=isinstance(method, FullPart),
+    )
 
 
 def _with_delta(model: Any, config: PeftConfig, spec: BaseSpec) -> Any:

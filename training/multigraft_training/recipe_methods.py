@@ -161,6 +161,22 @@ class PTuningPart(_VirtualTokens):
         return self
 
 
+class HeadPart(_Method):
+    """No delta: the task's head on the frozen base."""
+
+    usual_learning_rate = 1.0e-2
+    name: Literal["head"]
+
+
+class FullPart(_Method):
+    """Every weight is trained. It cannot be served as a delta; `extract` is the rank of the LoRA that is made of
+    what changed, null makes none."""
+
+    usual_learning_rate = 1.0e-4
+    name: Literal["full"]
+    extract: Rank | None = None
+
+
 METHOD_PARTS: dict[str, type[_Method]] = {
     "lora": LoraPart,
     "ia3": Ia3Part,
@@ -168,6 +184,8 @@ METHOD_PARTS: dict[str, type[_Method]] = {
     "prefix": PrefixPart,
     "prompt": PromptPart,
     "p-tuning": PTuningPart,
+    "head": HeadPart,
+    "full": FullPart,
 }
 NAMES = ", ".join(METHOD_PARTS)
 
@@ -183,6 +201,8 @@ MethodPart = Annotated[
     | Annotated[BottleneckPart, Tag("bottleneck")]
     | Annotated[PrefixPart, Tag("prefix")]
     | Annotated[PromptPart, Tag("prompt")]
-    | Annotated[PTuningPart, Tag("p-tuning")],
+    | Annotated[PTuningPart, Tag("p-tuning")]
+    | Annotated[HeadPart, Tag("head")]
+    | Annotated[FullPart, Tag("full")],
     Discriminator(_name_of, custom_error_type=UNKNOWN_METHOD, custom_error_message=f"the methods are {NAMES}"),
 ]

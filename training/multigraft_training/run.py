@@ -23,6 +23,7 @@ from multigraft_training.batches import Encoded
 from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
 from multigraft_training.export import RunFacts, check_exportable, export
+from multigraft_training.full import MODEL_FOLDER, extract, save_whole
 from multigraft_training.model import load_model
 from multigraft_training.objectives import (
     ObjectiveSetup,
@@ -31,9 +32,11 @@ from multigraft_training.objectives import (
     make_objective,
     set_head_dropout,
 )
+from multigraft_training.plain import PlainModel
 from multigraft_training.processes import Processes, join
 from multigraft_training.progress import Fit
 from multigraft_training.recipe import Recipe, RecipeSource
+from multigraft_training.recipe_methods import FullPart, LoraPart
 from multigraft_training.report import Report
 from multigraft_training.run_folder import RunFolder, Watch, identity_of, write_json
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
@@ -47,10 +50,11 @@ RANK_STRIDE = 1_000_003
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test.
-    `num_trained` counts the parameters that were trained."""
+    `num_trained` counts the parameters that were trained. `digest` is None where no adapter was made; what a full
+    fine-tune's metrics become in the LoRA that is extracted is there as `extracted_...`."""
 
     folder: Path
-    digest: str
+    digest: str | None
     metrics: dict[str, float]
     fit: Fit
     num_trained: int
@@ -105,7 +109,8 @@ def run(
         data_hash=dataset.content_hash,
         seed=recipe.training.seed,
     )
-    _check_exportable(model, task, facts, source)
+    if not isinstance(recipe.method, FullPart):
+        _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
     if not processes.is_main:
         # They began with the same tensors; what is random in training must differ between them.
@@ -119,16 +124,40 @@ def run(
         if test is None:
             report.note("no test split: the metrics are those of the validation split")
         metrics = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
-        measured = replace(facts, metrics=metrics)
         examples = dataset.test or dataset.validation
+        served, measured = model, metrics
+        if isinstance(recipe.method, FullPart):
+            save_whole(model, folder, output / MODEL_FOLDER)
+            served = _extracted(recipe, source, spec, folder, task, model)
+            if served is not None:
+                trainer.model = served
+                split = validation if test is None else test
+                measured = trainer.evaluate(measuring(task, split))
+                metrics = metrics | {f"extracted_{name}": value for name, value in measured.items()}
         with run_folder.keeping_checkpoint():
-            adapter = export(model, task, measured, examples, output / "adapter")
+            adapter = None
+            if served is not None:
+                adapter = export(served, task, replace(facts, metrics=measured), examples, output / "adapter")
             write_json(output / "metrics.json", metrics)
             write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
-        run_folder.end(metrics, adapter.digest)
-        return RunResult(output, adapter.digest, metrics, fit, num_trained)
+        digest = None if adapter is None else adapter.digest
+        run_folder.end(metrics, digest)
+        return RunResult(output, digest, metrics, fit, num_trained)
 
     return processes.from_main(finish)
+
+
+def _extracted(
+    recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, task: TrainingTask, full: PlainModel
+) -> Any:
+    """The LoRA that the recipe wants of a full fine-tune, on the frozen base; None where it wants none."""
+    assert isinstance(recipe.method, FullPart)
+    rank = recipe.method.extract
+    if rank is None:
+        return None
+    of_lora = recipe.model_copy(update={"method": LoraPart(rank=rank, alpha=rank, bias="all")})
+    lora = _model(of_lora, source, spec, folder, task, full.device, torch.float32, longest=1)
+    return extract(full, lora)
 
 
 def _run_folder(

@@ -78,7 +78,7 @@ class RunFolder:
         if self._processes.is_main:
             self._log = RunLog(self._path / LOG_FILE, is_new=self.saved is None)
         if self.saved is None:
-            self.log("start", processes=self._processes.size)
+            self.log("start")
         else:
             self.log("resume", step=progress.num_steps, stage=progress.stage, epochs=len(progress.epochs))
             self._report.note(f"resumed after step {progress.num_steps}")
@@ -116,7 +116,7 @@ class RunFolder:
         self._watch.on_epoch(epoch)
         self.checkpoint(progress, state)
 
-    def end(self, metrics: Mapping[str, float], digest: str) -> None:
+    def end(self, metrics: Mapping[str, float], digest: str | None) -> None:
         """Write the last line of a finished run, whose checkpoint is no longer needed."""
         self.log("end", metrics=dict(metrics), adapter=digest)
         self._checkpoints.remove()

@@ -159,8 +159,11 @@ class Trainer:
     def _groups(self, stage: Stage) -> list[dict[str, Any]]:
         """The trainable parameters with their learning rates: the delta's, and the heads'."""
         trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
-        head = [*stage.extra, *(value for name, value in trained if f".{HEAD}." in name)]
-        delta = [value for name, value in trained if f".{HEAD}." not in name]
+        heads = {name for name, _ in trained if f".{HEAD}." in name} | getattr(
+            self.model, "head_parameters", set()
+        )
+        head = [*stage.extra, *(value for name, value in trained if name in heads)]
+        delta = [value for name, value in trained if name not in heads]
         rate = self._settings.learning_rate
         head_rate = self._settings.head_learning_rate or rate
         groups = [{"params": delta, "highest_lr": rate}, {"params": head, "highest_lr": head_rate}]

@@ -11,6 +11,15 @@ from multigraft_adapters.methods.bottleneck import (
     read_bottleneck,
     read_bottleneck_settings,
 )
+from multigraft_adapters.methods.head import (
+    PEFT_TYPE as HEAD_PEFT_TYPE,
+)
+from multigraft_adapters.methods.head import (
+    HeadDelta,
+    check_head_only,
+    describe_head_only,
+    read_head_only,
+)
 from multigraft_adapters.methods.ia3 import Ia3Delta, describe_ia3, read_ia3, read_ia3_settings
 from multigraft_adapters.methods.lora import LoraDelta, LoraPair, apply_lora, embed_scale_of, weight_of
 from multigraft_adapters.methods.lora_config import describe_lora, read_settings
@@ -26,6 +35,7 @@ __all__ = [
     "Bottleneck",
     "BottleneckDelta",
     "Delta",
+    "HeadDelta",
     "Ia3Delta",
     "LoraDelta",
     "LoraPair",
@@ -72,5 +82,14 @@ register(
         read=read_prefix,
         describe=describe_virtual,
         normalise=long_names,
+    )
+)
+register(
+    Method(
+        name="head",
+        peft_types=(HEAD_PEFT_TYPE,),
+        check=check_head_only,
+        read=read_head_only,
+        describe=describe_head_only,
     )
 )

@@ -12,12 +12,13 @@ from multigraft_adapters.artifact import Limits
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.catalogue import Catalogue
 from multigraft_adapters.methods.bottleneck import BottleneckDelta
+from multigraft_adapters.methods.head import HeadDelta
 from multigraft_adapters.methods.ia3 import Ia3Delta
 from multigraft_adapters.methods.lora import LoraDelta
 from multigraft_adapters.methods.prefix import PrefixDelta
 from multigraft_adapters.methods.prompt import PromptDelta
 
-Delta = LoraDelta | Ia3Delta | BottleneckDelta | PromptDelta | PrefixDelta
+Delta = LoraDelta | Ia3Delta | BottleneckDelta | PromptDelta | PrefixDelta | HeadDelta
 """The deltas that the methods read; each has `nbytes`."""
 
 ReadDelta = Callable[[Mapping[str, Any], dict[str, Tensor], BaseSpec, Limits, list[str]], Delta | None]

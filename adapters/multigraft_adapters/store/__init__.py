@@ -1,6 +1,5 @@
 """The store: adapter files by digest, in a local folder or in an object store."""
 
-from multigraft_adapters.store.blobs import Blobs
 from multigraft_adapters.store.check import Problem, check
 from multigraft_adapters.store.collection import DEFAULT_GRACE_S, Collected, collect
 from multigraft_adapters.store.folder import FolderStore
@@ -12,7 +11,6 @@ __all__ = [
     "DEFAULT_GRACE_S",
     "DEFAULT_TIMEOUT_S",
     "STORE_FOLDER",
-    "Blobs",
     "Collected",
     "FolderStore",
     "ObjectStore",

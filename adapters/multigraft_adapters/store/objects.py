@@ -17,7 +17,6 @@ from obstore.store import S3Store
 
 from multigraft_adapters.artifact import ARTIFACT_FILES, MANIFEST_FILE
 from multigraft_adapters.errors import IntegrityError, StoreUnavailableError
-from multigraft_adapters.store.blobs import PLACE, ObjectBlobs
 from multigraft_adapters.store.store import Store, Stored, check_content, hex_of, not_held
 
 FRESH_S = 60.0
@@ -59,7 +58,6 @@ class ObjectStore(Store):
         self._objects = objects
         self._url = url
         self._now_s = now_s
-        self.blobs = ObjectBlobs(objects, url)
 
     @classmethod
     def of_s3(cls, url: str, timeout_s: float, now_s: Callable[[], float] = time.time) -> ObjectStore:
@@ -130,7 +128,7 @@ class ObjectStore(Store):
         return [copy.path for copy in left]
 
     def strays(self) -> list[str]:
-        return sorted(key for key in self._copies(None)[1] if not key.startswith(f"{PLACE}/"))
+        return sorted(self._copies(None)[1])
 
     def _keep(self, digest: str, files: Mapping[str, bytes]) -> None:
         digits = hex_of(digest)

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from multigraft_adapters.methods import BottleneckDelta, Delta, Ia3Delta, LoraDelta, PrefixDelta, PromptDelta
+from multigraft_adapters.methods import (
+    BottleneckDelta,
+    Delta,
+    HeadDelta,
+    Ia3Delta,
+    LoraDelta,
+    PrefixDelta,
+    PromptDelta,
+)
 from multigraft_server.engine.methods.bottleneck import prepare_bottleneck
 from multigraft_server.engine.methods.frozen import FrozenModules
 from multigraft_server.engine.methods.ia3 import prepare_ia3
@@ -25,6 +33,7 @@ _PREPARE: dict[type, Prepare] = {
     BottleneckDelta: prepare_bottleneck,
     PromptDelta: prepare_prompt,
     PrefixDelta: prepare_prefix,
+    HeadDelta: lambda delta, frozen: PreparedDelta(),
 }
 
 
