@@ -32,7 +32,6 @@ from multigraft_training.objectives import (
     make_objective,
     set_head_dropout,
 )
-from multigraft_training.plain import PlainModel
 from multigraft_training.processes import Processes, join
 from multigraft_training.progress import Fit
 from multigraft_training.recipe import Recipe, RecipeSource
@@ -109,8 +108,7 @@ def run(
         data_hash=dataset.content_hash,
         seed=recipe.training.seed,
     )
-    if not isinstance(recipe.method, FullPart):
-        _check_exportable(model, task, facts, source)
+    _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
     if not processes.is_main:
         # They began with the same tensors; what is random in training must differ between them.
@@ -123,41 +121,39 @@ def run(
     def finish() -> RunResult:
         if test is None:
             report.note("no test split: the metrics are those of the validation split")
-        metrics = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
-        examples = dataset.test or dataset.validation
-        served, measured = model, metrics
+        metrics = measured = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
         if isinstance(recipe.method, FullPart):
             save_whole(model, folder, output / MODEL_FOLDER)
-            served = _extracted(recipe, source, spec, folder, task, model)
-            if served is not None:
-                trainer.model = served
-                split = validation if test is None else test
-                measured = trainer.evaluate(measuring(task, split))
-                metrics = metrics | {f"extracted_{name}": value for name, value in measured.items()}
+            measured = _extract(recipe.method, spec, folder, trainer, task, test or validation)
+            metrics = metrics | {f"extracted_{name}": value for name, value in measured.items()}
         with run_folder.keeping_checkpoint():
-            adapter = None
-            if served is not None:
-                adapter = export(served, task, replace(facts, metrics=measured), examples, output / "adapter")
+            digest = None
+            if measured:
+                told, examples = replace(facts, metrics=measured), dataset.test or dataset.validation
+                digest = export(trainer.model, task, told, examples, output / "adapter").digest
             write_json(output / "metrics.json", metrics)
             write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
-        digest = None if adapter is None else adapter.digest
         run_folder.end(metrics, digest)
         return RunResult(output, digest, metrics, fit, num_trained)
 
     return processes.from_main(finish)
 
 
-def _extracted(
-    recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, task: TrainingTask, full: PlainModel
-) -> Any:
-    """The LoRA that the recipe wants of a full fine-tune, on the frozen base; None where it wants none."""
-    assert isinstance(recipe.method, FullPart)
-    rank = recipe.method.extract
-    if rank is None:
-        return None
-    of_lora = recipe.model_copy(update={"method": LoraPart(rank=rank, alpha=rank, bias="all")})
-    lora = _model(of_lora, source, spec, folder, task, full.device, torch.float32, longest=1)
-    return extract(full, lora)
+def _extract(
+    method: FullPart,
+    spec: BaseSpec,
+    folder: Path,
+    trainer: Trainer,
+    task: TrainingTask,
+    split: Sequence[Encoded],
+) -> dict[str, float]:
+    """Put the LoRA that is wanted of a full fine-tune in its place; its metrics, none where none is wanted."""
+    if method.extract is None:
+        return {}
+    part = LoraPart(rank=method.extract, alpha=method.extract, bias="all")
+    lora = load_model(folder, spec, task, part, device=trainer.model.device, dtype=torch.float32, longest=1)
+    trainer.model = extract(trainer.model, lora)
+    return trainer.evaluate(measuring(task, split))
 
 
 def _run_folder(
@@ -206,6 +202,8 @@ def _max_length(recipe: Recipe, source: RecipeSource, spec: BaseSpec) -> int:
 
 
 def _check_exportable(model: Any, task: TrainingTask, facts: RunFacts, source: RecipeSource) -> None:
+    if getattr(model, "is_full", False):
+        return
     try:
         check_exportable(model, task, facts)
     except InvalidAdapterError as error:
