@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multigraft_adapters.errors import InvalidDataError
 from multigraft_adapters.manifest import ProblemType, canonical_json
-from multigraft_training.examples import Example, TextExample, parse_row
+from multigraft_training.examples import Example, PlainText, TextExample, parse_plain_text, parse_row
 from multigraft_training.recipe import DataPart, RecipeTaskType
 from multigraft_training.rows import find_splits, read_rows
 
@@ -45,6 +45,7 @@ class Dataset:
     labels: tuple[str, ...]
     content_hash: str
     problem: ProblemType
+    unlabelled: tuple[PlainText, ...] = ()
 
 
 def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Dataset:
@@ -56,6 +57,7 @@ def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Datase
     splits = {
         name: _read_split(files, task_type, problems) for name, files in _split_files(data, problems).items()
     }
+    unlabelled = _read_unlabelled(data.unlabelled, problems)
     if not problems:
         problems += _split_problems(splits, task_type)
     if problems:
@@ -70,7 +72,11 @@ def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Datase
         test=None if test is None else tuple(test),
         labels=_labels(splits["train"]),
         problem=PROBLEMS[_kinds(train)[0]] if task_type == "text-classification" else PROBLEMS[str],
-        content_hash=_content_hash({"train": train, "validation": validation, "test": test or []}),
+        content_hash=_content_hash(
+            {"train": train, "validation": validation, "test": test or []}
+            | ({"unlabelled": unlabelled} if unlabelled else {})
+        ),
+        unlabelled=tuple(unlabelled),
     )
 
 
@@ -109,6 +115,20 @@ def _read_split(files: Iterable[Path], task_type: RecipeTaskType, problems: list
     rows = [row for file in files for row in read_rows(file, problems)]
     examples = [parse_row(row, task_type, problems) for row in rows]
     return [example for example in examples if example is not None]
+
+
+def _read_unlabelled(file: str | None, problems: list[str]) -> list[PlainText]:
+    if file is None:
+        return []
+    if Path(file).is_dir():
+        problems.append(f"data.unlabelled: {file} is a folder: give a file")
+        return []
+    before = len(problems)
+    texts = [parse_plain_text(row, problems) for row in read_rows(Path(file), problems)]
+    found = [text for text in texts if text is not None]
+    if not found and len(problems) == before:
+        problems.append("data.unlabelled: the file has no rows")
+    return found
 
 
 def _split_problems(splits: dict[str, list[Example]], task_type: RecipeTaskType) -> list[str]:
@@ -156,12 +176,12 @@ def _labels(examples: Iterable[Example]) -> tuple[str, ...]:
     return tuple(sorted({name for of_one in names for name in of_one}))
 
 
-def _content_hash(splits: dict[str, Sequence[Example]]) -> str:
+def _content_hash(splits: Mapping[str, Sequence[Example | PlainText]]) -> str:
     values = {name: [_values(example) for example in split] for name, split in splits.items()}
     return f"sha256:{hashlib.sha256(canonical_json(values)).hexdigest()}"
 
 
-def _values(example: Example) -> dict[str, Any]:
+def _values(example: Example | PlainText) -> dict[str, Any]:
     """The example's fields; a weight is one only where its row has one."""
     values = dataclasses.asdict(example)
     return {name: value for name, value in values.items() if name != "weight" or value is not None}

@@ -27,6 +27,14 @@ class TextExample:
 
 
 @dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text, or a pair of texts, without a label."""
+
+    text: str
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionExample:
     """A raw prompt and what must follow it. `weight` is as in TextExample."""
 
@@ -71,6 +79,15 @@ def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Examp
     example = parse(row.values, found)
     problems += [f"{row.place}: {problem}" for problem in found]
     return None if found else example
+
+
+def parse_plain_text(row: Row, problems: list[str]) -> PlainText | None:
+    """The text in a row, whatever else it holds; None, with its problem noted, where there is none."""
+    found: list[str] = []
+    text = _text(row.values, "text", found)
+    pair = _text(row.values, "text_pair", found) if row.values.get("text_pair") is not None else None
+    problems += [f"{row.place}: {problem}" for problem in found]
+    return None if text is None else PlainText(text, pair)
 
 
 def _classification(values: dict[str, Any], problems: list[str]) -> TextExample | None:

@@ -15,7 +15,13 @@ from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
 from multigraft_adapters.registry.names import check_task_name
 from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
 from multigraft_training.recipe_methods import METHOD_PARTS, UNKNOWN_METHOD, LoraPart, MethodPart
-from multigraft_training.recipe_objectives import ObjectivePart, SupervisedPart
+from multigraft_training.recipe_objectives import (
+    OBJECTIVE_PARTS,
+    UNKNOWN_OBJECTIVE,
+    ObjectivePart,
+    SupervisedPart,
+    unlabelled_problem,
+)
 
 RecipeTaskType = Literal["text-classification", "text-generation"]
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -60,14 +66,7 @@ class DataPart(_Part):
     train: str = Field(min_length=1)
     validation: str | None = Field(default=None, min_length=1)
     test: str | None = Field(default=None, min_length=1)
-    unlabelled: str | None = None
-
-    @field_validator("unlabelled")
-    @classmethod
-    def _is_used(cls, unlabelled: str | None) -> str | None:
-        if unlabelled is not None:
-            raise ValueError("the objective 'supervised' uses no unlabelled data")
-        return unlabelled
+    unlabelled: str | None = Field(default=None, min_length=1)
 
 
 class TrainingPart(_Part):
@@ -131,6 +130,7 @@ def read_recipe(file: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Reci
     recipe: Recipe | None = None
     if document is not None:
         problems += _resolve_data_paths(document)
+        problems += _unlabelled_problems(document)
         try:
             recipe = Recipe.model_validate(document.values)
         except ValidationError as error:
@@ -165,6 +165,14 @@ def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
             document.set(path, str(found.resolve()))
 
 
+def _unlabelled_problems(document: RecipeDocument) -> Iterator[str]:
+    is_given = document.get(("data", "unlabelled")) is not None
+    problem = unlabelled_problem(document.get(("objective",)), is_given)
+    if problem is not None:
+        place = document.place(("data", "unlabelled") if is_given else ("objective", "name"))
+        yield f"{place}: data.unlabelled: {problem}"
+
+
 def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
     part, path = _part_at(tuple(str(key) for key in detail["loc"]))
     reason = detail["msg"].removeprefix("Value error, ")
@@ -172,7 +180,7 @@ def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
         reason = "unknown field" + _hint(part, path[-1])
     elif detail["type"] == "missing":
         reason = "is missing"
-    elif detail["type"] == UNKNOWN_METHOD:
+    elif detail["type"] in (UNKNOWN_METHOD, UNKNOWN_OBJECTIVE):
         path = (*path, "name")
         reason = f"{reason}, not {detail['input']['name']!r}"
     elif detail["type"] != "value_error":
@@ -186,11 +194,13 @@ def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
 
 def _part_at(place: FieldPath) -> tuple[type[BaseModel], FieldPath]:
     """The part of the recipe that holds what pydantic found at `place`, and its path in the file."""
-    if place[:1] == ("method",) and place[1:]:
-        # pydantic puts the method's name into the path.
-        return METHOD_PARTS[place[1]], (place[0], *place[2:])
     part: type[BaseModel] = Recipe
-    for key in place[:-1]:
+    keys = place[:-1]
+    for name, kinds in (("method", METHOD_PARTS), ("objective", OBJECTIVE_PARTS)):
+        if place[:1] == (name,) and place[1:]:
+            # pydantic puts the kind's name into the path.
+            part, keys, place = kinds[place[1]], place[2:-1], (name, *place[2:])
+    for key in keys:
         # What is inside a list, or in a mapping of the user's own names, is told of the part that holds it.
         part = _part_of(part.model_fields[key].annotation) or part if key in part.model_fields else part
     return part, place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 BALANCED = "balanced"
 UNKNOWN_OBJECTIVE = "unknown_objective"
@@ -68,10 +68,64 @@ class SupervisedPart(_Objective):
     name: Literal["supervised"] = "supervised"
 
 
-OBJECTIVE_PARTS: dict[str, type[_Objective]] = {"supervised": SupervisedPart}
-ObjectivePart = SupervisedPart
+class PseudoLabelsPart(_Objective):
+    """After the labelled rows, `rounds` more trainings from the start, each with the unlabelled texts whose class
+    the model before is sure of: a probability of at least `threshold`, at most `max_per_class` of a class. Their
+    losses count `weight` times."""
+
+    unlabelled = "needed"
+    name: Literal["pseudo-labels"]
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
+    rounds: Annotated[int, Field(ge=1, le=32)] = 1
+    weight: Positive = 1.0
+    max_per_class: Annotated[int, Field(ge=1)] | None = None
+
+
+class MmdPart(_Objective):
+    """The supervised loss and `weight` times the distance between the states of train's texts and of the
+    unlabelled ones; the weight rises from 0 in the share `warmup` of all steps. There are `kernels` Gaussian
+    kernels."""
+
+    unlabelled = "needed"
+    name: Literal["mmd"]
+    weight: Positive = 1.0
+    warmup: Share = 0.3
+    kernels: Annotated[int, Field(ge=1, le=15)] = 5
+
+
+OBJECTIVE_PARTS: dict[str, type[_Objective]] = {
+    "supervised": SupervisedPart,
+    "pseudo-labels": PseudoLabelsPart,
+    "mmd": MmdPart,
+}
+NAMES = ", ".join(OBJECTIVE_PARTS)
+
+
+def unlabelled_problem(objective: Any, is_given: bool) -> str | None:
+    """What is wrong with `data.unlabelled` beside an objective as the recipe's file has it."""
+    part = OBJECTIVE_PARTS.get(name) if isinstance(name := _name_of(objective or {}), str) else None
+    if part is not None and part.unlabelled == "needed" and not is_given:
+        return f"the objective {name!r} needs texts without labels"
+    if part is not None and part.unlabelled == "unused" and is_given:
+        return f"the objective {name!r} uses no unlabelled data"
+    return None
+
+
+def _name_of(value: Any) -> Any:
+    """The objective that a recipe's part is of; one without a name is supervised."""
+    return value.get("name", "supervised") if isinstance(value, dict) else getattr(value, "name", "supervised")
 
 
 def _is_weight(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 <= value < float("inf")
+
+
+ObjectivePart = Annotated[
+    Annotated[SupervisedPart, Tag("supervised")]
+    | Annotated[PseudoLabelsPart, Tag("pseudo-labels")]
+    | Annotated[MmdPart, Tag("mmd")],
+    Discriminator(
+        _name_of, custom_error_type=UNKNOWN_OBJECTIVE, custom_error_message=f"the objectives are {NAMES}"
+    ),
+]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multigraft_training.objectives.augmentation import augmented
 from multigraft_training.objectives.dropout import set_head_dropout
 from multigraft_training.objectives.losses import check_fields
+from multigraft_training.objectives.mmd import MmdObjective
 from multigraft_training.objectives.objective import (
     Batches,
     Learner,
@@ -15,8 +16,9 @@ from multigraft_training.objectives.objective import (
     ObjectiveSetup,
     Stage,
 )
+from multigraft_training.objectives.pseudo_labels import PseudoLabelsObjective
 from multigraft_training.objectives.supervised import SupervisedObjective
-from multigraft_training.recipe_objectives import SupervisedPart
+from multigraft_training.recipe_objectives import MmdPart, PseudoLabelsPart, SupervisedPart
 
 __all__ = [
     "Batches",
@@ -33,6 +35,8 @@ __all__ = [
 
 OBJECTIVES: dict[type, Callable[[ObjectiveSetup], Objective]] = {
     SupervisedPart: SupervisedObjective,
+    PseudoLabelsPart: PseudoLabelsObjective,
+    MmdPart: MmdObjective,
 }
 
 

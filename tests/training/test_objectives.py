@@ -1,0 +1,120 @@
+"""Objectives end to end on tiny random bases, and their formulas against plain computations."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
+from multigraft_training.objectives.mmd import squared_mmd
+from multigraft_training.objectives.pseudo_labels import sure_ones
+from tests.training.conftest import TinyBase
+from tests.training.made import CHAT_ROWS, CLASS_ROWS, recipe_values, train, write_jsonl
+
+TEXTS = [{"text": f"{word} {i}"} for i in range(20, 30) for word in ("good", "bad", "so so")]
+
+
+def values_of(base: Path, folder: Path, objective: dict[str, Any], **training: Any) -> dict[str, Any]:
+    """A recipe whose data and unlabelled texts are written to the folder."""
+    write_jsonl(folder / "train.jsonl", CLASS_ROWS)
+    write_jsonl(folder / "more.jsonl", TEXTS)
+    values = recipe_values(base, "text-classification", folder, **({"learning_rate": 1e-2} | training))
+    values["data"]["unlabelled"] = "more.jsonl"
+    return {**values, "objective": objective}
+
+
+def test_the_discrepancy_of_two_samples_is_as_computed_pair_by_pair() -> None:
+    chooser = torch.Generator().manual_seed(0)
+    source, target = torch.randn(5, 3, generator=chooser), torch.randn(4, 3, generator=chooser) + 1
+    rows = [*source.tolist(), *target.tolist()]
+    distance = [[sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in rows] for a in rows]
+    apart = sorted(distance[i][j] for i in range(9) for j in range(9) if i != j)
+    median = apart[(len(apart) - 1) // 2]
+
+    def kernel(i: int, j: int) -> float:
+        return sum(math.exp(-distance[i][j] / (median * factor)) for factor in (0.5, 1, 2)) / 3
+
+    expected = sum(kernel(i, j) for i in range(5) for j in range(5)) / 25
+    expected += sum(kernel(i, j) for i in range(5, 9) for j in range(5, 9)) / 16
+    expected -= 2 * sum(kernel(i, j) for i in range(5) for j in range(5, 9)) / 20
+    assert float(squared_mmd(source, target, 3)) == pytest.approx(expected, rel=1e-5)
+    assert float(squared_mmd(source, source, 3)) == pytest.approx(0, abs=1e-6)
+    assert float(squared_mmd(source, target + 5, 3)) > expected
+
+
+def test_discrepancy_shrinks_when_it_is_trained_away(tmp_path: Path, tiny_base: TinyBase) -> None:
+    values = values_of(tiny_base("bert"), tmp_path, {"name": "mmd", "weight": 0.5, "warmup": 0.2}, epochs=6)
+    result, _ = train(tmp_path, values)
+    assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
+    plain, _ = train(tmp_path, {**values, "data": {"train": "train.jsonl"}, "objective": {"name": "supervised"}})
+    other, _ = train(tmp_path, {**values, "objective": {"name": "mmd", "weight": 0.5, "warmup": 0}})
+    assert len({result.digest, plain.digest, other.digest}) == 3
+    assert train(tmp_path, values)[0].digest == result.digest
+
+
+def test_sure_answers_are_taken_the_surest_first() -> None:
+    probabilities = torch.tensor([[0.6, 0.4], [0.05, 0.95], [0.9, 0.1], [0.08, 0.92], [0.99, 0.01]])
+    assert sure_ones(probabilities, 0.9, None) == {1: 1, 2: 0, 3: 1, 4: 0}
+    assert sure_ones(probabilities, 0.9, 1) == {1: 1, 4: 0}
+    assert sure_ones(probabilities, 1.0, None) == {}
+
+
+def test_pseudo_labels_are_told_by_class_and_learnt_in_rounds(tmp_path: Path, tiny_base: TinyBase) -> None:
+    objective = {"name": "pseudo-labels", "threshold": 0.5, "rounds": 2, "max_per_class": 7, "weight": 0.5}
+    values = values_of(tiny_base("llama"), tmp_path, objective, epochs=8, early_stopping=None)
+    result, told = train(tmp_path, values)
+    for name in ("labelled rows", "round 1 of 2", "round 2 of 2"):
+        assert f"stage: {name}" in told
+    lines = re.findall(
+        r"round \d: (\d+) of 30 unlabelled texts are taken: mixed (\d), negative (\d), positive (\d)", told
+    )
+    assert len(lines) == 2
+    for total, *counts in lines:
+        assert 0 < int(total) == sum(map(int, counts)) and max(map(int, counts)) <= 7
+    assert result.metrics["accuracy"] > 0.5
+    nobody, told = train(tmp_path, {**values, "objective": {**objective, "threshold": 1.0, "rounds": 1}})
+    assert "round 1: 0 of 30 unlabelled texts are taken: mixed 0, negative 0, positive 0" in told
+    plain, _ = train(
+        tmp_path, {**values, "data": {"train": "train.jsonl", "test": "train.jsonl"}, "objective": {}}
+    )
+    assert [one.loss for one in nobody.fit.epochs] == pytest.approx([one.loss for one in plain.fit.epochs])
+
+
+def test_unlabelled_data_are_for_the_objectives_that_use_them(tmp_path: Path, tiny_base: TinyBase) -> None:
+    values = values_of(tiny_base("bert"), tmp_path, {"name": "supervised"})
+    with pytest.raises(InvalidRecipeError) as caught:
+        train(tmp_path, values)
+    (problem,) = caught.value.problems
+    assert problem.endswith("data.unlabelled: the objective 'supervised' uses no unlabelled data")
+    assert problem.startswith("recipe.yaml:8: ")
+    del values["data"]["unlabelled"]
+    for name in ("mmd", "pseudo-labels"):
+        with pytest.raises(InvalidRecipeError, match=f"data.unlabelled: the objective '{name}' needs texts"):
+            train(tmp_path, {**values, "objective": {"name": name}})
+    with pytest.raises(InvalidRecipeError, match="objective.name: the objectives are supervised, .*, not 'mmmd'"):
+        train(tmp_path, {**values, "objective": {"name": "mmmd"}})
+    with pytest.raises(InvalidRecipeError, match="objective.kernel: unknown field; did you mean kernels"):
+        train(tmp_path, {**values, "objective": {"name": "mmd", "kernel": 3}})
+
+    values["data"]["unlabelled"] = "more.jsonl"
+    write_jsonl(tmp_path / "more.jsonl", [{"text": "fine"}, {"label": "bad"}])
+    with pytest.raises(InvalidDataError) as failed:
+        train(tmp_path, {**values, "objective": {"name": "mmd"}})
+    assert failed.value.problems == ["more.jsonl:2: text: is missing"]
+
+
+def test_objectives_for_classes_are_refused_for_other_tasks(tmp_path: Path, tiny_base: TinyBase) -> None:
+    values = values_of(tiny_base("llama"), tmp_path, {"name": "mmd"})
+    write_jsonl(tmp_path / "train.jsonl", CHAT_ROWS)
+    values["task"]["type"] = "text-generation"
+    with pytest.raises(InvalidRecipeError, match="objective.name: mmd is for text-classification"):
+        train(tmp_path, values)
+    write_jsonl(tmp_path / "train.jsonl", [{"text": f"{i}", "label": i} for i in range(20)])
+    values["task"]["type"] = "text-classification"
+    with pytest.raises(InvalidRecipeError, match="objective.name: pseudo-labels are for one class a row"):
+        train(tmp_path, {**values, "objective": {"name": "pseudo-labels"}})

@@ -1,0 +1,32 @@
+"""Texts without labels, as a classification task reads them."""
+
+from __future__ import annotations
+
+from multigraft_training.batches import Encoded
+from multigraft_training.examples import Label, PlainText, TextExample
+from multigraft_training.objectives.objective import ObjectiveSetup
+from multigraft_training.tasks.classification import ClassificationTask
+
+
+def classifier_of(setup: ObjectiveSetup) -> ClassificationTask:
+    """The run's task. Raises InvalidRecipeError, which names the objective, where it is no text-classification."""
+    if isinstance(setup.task, ClassificationTask):
+        return setup.task
+    name = setup.recipe.objective.name
+    raise setup.source.error("objective.name", f"{name} is for text-classification, not {setup.recipe.task.type}")
+
+
+def labelled(text: PlainText, label: Label) -> TextExample:
+    """The text with a label, or with one that nobody reads."""
+    return TextExample(text.text, text.text_pair, label)
+
+
+def encode_unlabelled(setup: ObjectiveSetup, task: ClassificationTask) -> list[Encoded]:
+    """The unlabelled texts as tokens, in their order; their targets mean nothing."""
+    of_problem: dict[str, Label] = {
+        "single_label_classification": task.labels[0],
+        "multi_label_classification": (),
+        "regression": 0.0,
+    }
+    anything = of_problem[task.problem.name]
+    return setup.encode("unlabelled", [labelled(text, anything) for text in setup.dataset.unlabelled])
