@@ -13,9 +13,13 @@ MultigraftError
 ├── NotFoundError
 │   ├── TaskNotFoundError           task_not_found
 │   ├── VersionNotFoundError        version_not_found
+│   ├── FileNotStoredError          file_not_found
+│   ├── JobNotFoundError            job_not_found
 │   └── RouteNotFoundError          route_not_found
 ├── MethodNotAllowedError           method_not_allowed
 ├── ConflictError                   conflict
+│   ├── MergeRefusedError           merge_refused
+│   └── LeaseLostError              lease_lost
 ├── UnavailableError
 │   ├── OverloadedError             overloaded
 │   ├── DrainingError               draining
@@ -140,6 +144,18 @@ class VersionNotFoundError(NotFoundError):
     code = "version_not_found"
 
 
+class FileNotStoredError(NotFoundError):
+    """No uploaded file has this id."""
+
+    code = "file_not_found"
+
+
+class JobNotFoundError(NotFoundError):
+    """No training job has this id."""
+
+    code = "job_not_found"
+
+
 class RouteNotFoundError(NotFoundError):
     """No route has this path."""
 
@@ -156,6 +172,18 @@ class ConflictError(MultigraftError):
     """The present state does not allow the change."""
 
     code = "conflict"
+
+
+class MergeRefusedError(ConflictError):
+    """An adapter cannot be merged into the base's weights, or may not; the message says why."""
+
+    code = "merge_refused"
+
+
+class LeaseLostError(ConflictError):
+    """A worker's job was ended, or given to another worker."""
+
+    code = "lease_lost"
 
 
 class UnavailableError(MultigraftError):

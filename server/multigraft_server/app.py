@@ -26,7 +26,9 @@ from multigraft_server.api import (
     embeddings,
     engine_state,
     events,
+    files,
     health,
+    jobs,
     models,
     openai_chat,
     openai_completions,
@@ -65,6 +67,8 @@ ROUTERS = (
     events.router,
     pins.router,
     vllm.router,
+    files.router,
+    jobs.router,
     engine_state.router,
     health.router,
 )
@@ -153,6 +157,7 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
             GuardBody,
             max_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
+            max_file_bytes=settings.max_file_bytes,
             timeout_seconds=settings.body_timeout_seconds,
         ),
     ]

@@ -12,6 +12,7 @@ import click
 from multigraft_adapters.processor import keep_objects, share_cores, share_memory
 from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
+from multigraft_server.worker_process import worker_beside
 
 
 def _default(name: str) -> str:
@@ -48,6 +49,12 @@ def _default(name: str) -> str:
     help=f"int8 halves the base's linear weights on CPUs. {_default('quantize')}",
 )
 @click.option("--slots", type=click.IntRange(1), help=f"Adapters on the device at once. {_default('slots')}")
+@click.option(
+    "--with-worker",
+    is_flag=True,
+    default=None,
+    help="A worker for training jobs, which ends with the server.",
+)
 @click.option("--api-key", envvar=API_KEY_VARIABLE, show_envvar=True, help="The key that clients must send.")
 @click.option(
     "--config",
@@ -78,7 +85,7 @@ def _serve(settings: ServerSettings) -> None:
         # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
         from multigraft_server.assemble import assemble
 
-        with assemble(settings) as app:
+        with assemble(settings) as app, worker_beside(settings):
 
             def announce() -> None:
                 keep_objects()

@@ -68,7 +68,8 @@ class TaskLabels:
 class Metrics:
     """Every counter and histogram of one process, in the registry it is given. Thread-safe.
 
-    It is the engine's `Observer`: `step`, `adapter_load` and `eviction` are called from the engine's threads.
+    It is the engine's `Observer`: `step`, `adapter_load`, `eviction` and `merge_switched` are called from the
+    engine's threads.
     """
 
     def __init__(self, registry: CollectorRegistry, *, max_task_labels: int = 100) -> None:
@@ -142,6 +143,11 @@ class Metrics:
             self._requests.labels(label, outcome)
         self._counted.add(label)
 
+    def merge_switched(self, *, direction: Literal["merge", "restore"], seconds: float) -> None:
+        """An adapter was merged into the weights, so long after it was asked for; or the originals are back."""
+        self._switches.labels(direction).inc()
+        self._switch_seconds.labels(direction).observe(seconds)
+
     def _make_request_metrics(self) -> None:
         self._requests = self._counter("requests", "Predictions, by task and outcome", "task", "outcome")
         self._request_seconds = self._histogram(
@@ -176,6 +182,13 @@ class Metrics:
             self._evictions.labels(tier)
             for outcome in ("ok", "error"):
                 self._loads.labels(tier, outcome)
+        self._switches = self._counter("merge_switches", "Changes of the weights that are in use", "direction")
+        self._switch_seconds = self._histogram(
+            "merge_seconds", "From the wish to such a change until it is made", _LOAD_SECONDS, "direction"
+        )
+        for direction in ("merge", "restore"):
+            self._switches.labels(direction)
+            self._switch_seconds.labels(direction)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"multigraft_{name}", text, labels, registry=self.registry)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from multigraft_adapters.bases import Base, BaseSpec
-from multigraft_adapters.errors import AdapterLoadError
+from multigraft_adapters.errors import AdapterLoadError, MultigraftError
 from multigraft_adapters.heads.embedding import EmbeddingHead
 from multigraft_adapters.manifest import HeadSpec, Manifest, MethodSpec
 from multigraft_adapters.methods.lora import LoraDelta, LoraPair
@@ -184,3 +184,18 @@ def running_engine(
         yield loop
     finally:
         loop.stop()
+
+
+def merge(loop: EngineLoop, digest: str | None) -> MultigraftError | None:
+    """Ask for a merge, or for the end of one, and wait; gives the error that it ended with, if any."""
+    told: list[MultigraftError | None] = []
+    done = threading.Event()
+
+    def tell(error: MultigraftError | None) -> None:
+        assert not done.is_set(), "told twice"
+        told.append(error)
+        done.set()
+
+    loop.merge(digest, tell)
+    assert done.wait(60), "the merge did not end"
+    return told[0]

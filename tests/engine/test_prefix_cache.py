@@ -277,7 +277,7 @@ def test_a_block_is_found_only_after_the_tokens_that_it_was_saved_after(
             digest, blocks, rest = given_
             kept.begin(digest, [block for block in blocks for _ in range(BLOCK_TOKENS)] + [9] * rest)
         elif name == "merge":
-            kept.table.weights = given_[0]
+            kept.table.merged = given_[0]
         elif kept.rows and name == "compute":
             kept.compute(given_[0], given_[1], fails=given_[2])
         elif kept.rows and name == "cancel":

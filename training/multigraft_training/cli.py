@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+from rich.console import Console
 
 from multigraft_adapters.cli import Failure
 from multigraft_adapters.errors import TrainingStoppedError
@@ -66,6 +67,7 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
     """
     share_cores()
     from multigraft_training.full import MODEL_FOLDER
+    from multigraft_training.processes import is_told
     from multigraft_training.recipe import read_recipe
     from multigraft_training.report import Report
     from multigraft_training.run import run
@@ -73,7 +75,7 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
 
     read, source = read_recipe(recipe, overrides)
 
-    report = Report()
+    report = Report(Console(stderr=True, highlight=False, quiet=not is_told()))
     try:
         with listening() as wish:
             result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
@@ -85,5 +87,5 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
         adapter = result.folder / "adapter"
         report.note(f"{adapter}: {result.digest}")
         report.note(f"next: multigraft push {adapter} --task {read.task.name} --alias production")
-    for name, value in result.metrics.items():
+    for name, value in result.metrics.items() if is_told() else ():
         click.echo(f"{name} {value:.3f}")

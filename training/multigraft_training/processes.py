@@ -73,6 +73,11 @@ class Processes:
         return cast(T, told[0])
 
 
+def is_told() -> bool:
+    """Whether this process tells a person what happens; of several the main one does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def alone() -> Processes:
     """One process."""
     return Processes(0, 1, pick_device("auto"))

@@ -78,7 +78,7 @@ class RunFolder:
         if self._processes.is_main:
             self._log = RunLog(self._path / LOG_FILE, is_new=self.saved is None)
         if self.saved is None:
-            self.log("start")
+            self.log("start", processes=self._processes.size)
         else:
             self.log("resume", step=progress.num_steps, stage=progress.stage, epochs=len(progress.epochs))
             self._report.note(f"resumed after step {progress.num_steps}")

@@ -1,5 +1,17 @@
 """The registry of tasks, versions, aliases and events, in an SQLite file of the data folder or in PostgreSQL."""
 
+from multigraft_adapters.registry.files import new_file
+from multigraft_adapters.registry.job_records import (
+    FINE_TUNE,
+    RESULTS,
+    Claim,
+    Job,
+    JobCheckpoint,
+    JobEvent,
+    NewJob,
+    Note,
+    StoredFile,
+)
 from multigraft_adapters.registry.names import (
     PRODUCTION,
     Reference,
@@ -12,18 +24,28 @@ from multigraft_adapters.registry.registry import Registry
 from multigraft_adapters.registry.splits import point_of
 
 __all__ = [
+    "FINE_TUNE",
     "PRODUCTION",
+    "RESULTS",
     "Alias",
     "AliasState",
+    "Claim",
     "Event",
+    "Job",
+    "JobCheckpoint",
+    "JobEvent",
+    "NewJob",
+    "Note",
     "Reference",
     "Registrable",
     "Registry",
     "Routed",
+    "StoredFile",
     "Task",
     "Version",
     "check_alias_name",
     "check_task_name",
+    "new_file",
     "parse_reference",
     "point_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,9 @@ from sqlalchemy.orm import Session
 from multigraft_adapters.errors import ConflictError, TaskNotFoundError
 from multigraft_adapters.registry import aliases, reading
 from multigraft_adapters.registry.database import WAIT_SECONDS, Database, open_database
+from multigraft_adapters.registry.files import Files
+from multigraft_adapters.registry.job_leases import JobLeases
+from multigraft_adapters.registry.jobs import Jobs
 from multigraft_adapters.registry.lookups import Listing, Lookups
 from multigraft_adapters.registry.names import (
     PRODUCTION,
@@ -46,6 +49,8 @@ class Registry:
         self._lookups = Lookups()
         self._counter: int | None = None
         self._newest = 0
+        self.files = Files(database)
+        self.jobs = Jobs(database)
 
     @classmethod
     def open(cls, place: Path | str, base_name: str, *, wait_seconds: float = WAIT_SECONDS) -> Registry:
@@ -60,13 +65,25 @@ class Registry:
         """Closes the database; nothing may be called afterwards."""
         self._database.close()
 
+    def job_leases(self, lease_s: float) -> JobLeases:
+        """The training jobs for a worker whose leases are of so many seconds."""
+        return JobLeases(self._database, lease_s)
+
     def add_version(
-        self, task: str, adapter: Registrable, *, alias: str | None = None, actor: str = ""
+        self,
+        task: str,
+        adapter: Registrable,
+        *,
+        alias: str | None = None,
+        if_match: int | None = None,
+        actor: str = "",
+        also: Callable[[Session, Version], None] | None = None,
     ) -> tuple[Version, bool]:
         """Makes the adapter the task's next version, and the task with its first one.
 
         An adapter that the task already has (the same digest) answers its existing version and False; one that
-        was retired is served again. `alias` is pointed at the version in either case, in the same transaction.
+        was retired is served again. `alias` is pointed at the version in either case, in the same transaction
+        (`if_match` as in `set_alias`), and `also` is done, which may refuse all of it by raising.
         Raises InvalidRequestError for a name that is not allowed.
         """
         check_task_name(task, self._base_name)
@@ -82,8 +99,11 @@ class Registry:
                 row.retired_at = None
                 record(session, actor, "restore_version", task, {"version": row.number, "digest": row.digest})
             if alias is not None:
-                self._point(session, task, alias, weights_of(row.number), None, actor)
-            return reading.version(row), created
+                self._point(session, task, alias, weights_of(row.number), if_match, actor)
+            version = reading.version(row)
+            if also is not None:
+                also(session, version)
+            return version, created
 
     def retire(self, task: str, number: int, *, actor: str = "") -> Version:
         """Marks the version as no longer served: references to it are answered as to one that does not exist.

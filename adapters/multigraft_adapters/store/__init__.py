@@ -1,5 +1,6 @@
 """The store: adapter files by digest, in a local folder or in an object store."""
 
+from multigraft_adapters.store.blobs import Blobs
 from multigraft_adapters.store.check import Problem, check
 from multigraft_adapters.store.collection import DEFAULT_GRACE_S, Collected, collect
 from multigraft_adapters.store.folder import FolderStore
@@ -11,6 +12,7 @@ __all__ = [
     "DEFAULT_GRACE_S",
     "DEFAULT_TIMEOUT_S",
     "STORE_FOLDER",
+    "Blobs",
     "Collected",
     "FolderStore",
     "ObjectStore",

@@ -21,6 +21,7 @@ from multigraft_adapters.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
+from multigraft_adapters.store.blobs import PLACE, FolderBlobs
 from multigraft_adapters.store.store import Store, Stored, check_content, hex_of, not_held
 
 STALE_SECONDS = 3600.0
@@ -47,6 +48,7 @@ class FolderStore(Store):
         self._root = root
         self._adapters = root / "sha256"
         self._temporary = root / "tmp"
+        self.blobs = FolderBlobs(root / PLACE)
         try:
             self._adapters.mkdir(parents=True, exist_ok=True)
             self._temporary.mkdir(exist_ok=True)
@@ -103,7 +105,7 @@ class FolderStore(Store):
 
     def strays(self) -> list[str]:
         with _told("the store cannot be listed"):
-            found = [path for path in self._root.iterdir() if path.name not in ("sha256", "tmp", _LOCK)]
+            found = [path for path in self._root.iterdir() if path.name not in ("sha256", "tmp", PLACE, _LOCK)]
             for path in self._adapters.iterdir():
                 is_prefix = path.is_dir() and _PREFIX.fullmatch(path.name)
                 found += [one for one in path.iterdir() if not _is_adapter(one)] if is_prefix else [path]

@@ -17,6 +17,7 @@ from obstore.store import S3Store
 
 from multigraft_adapters.artifact import ARTIFACT_FILES, MANIFEST_FILE
 from multigraft_adapters.errors import IntegrityError, StoreUnavailableError
+from multigraft_adapters.store.blobs import PLACE, ObjectBlobs
 from multigraft_adapters.store.store import Store, Stored, check_content, hex_of, not_held
 
 FRESH_S = 60.0
@@ -58,6 +59,7 @@ class ObjectStore(Store):
         self._objects = objects
         self._url = url
         self._now_s = now_s
+        self.blobs = ObjectBlobs(objects, url)
 
     @classmethod
     def of_s3(cls, url: str, timeout_s: float, now_s: Callable[[], float] = time.time) -> ObjectStore:
@@ -128,7 +130,7 @@ class ObjectStore(Store):
         return [copy.path for copy in left]
 
     def strays(self) -> list[str]:
-        return sorted(self._copies(None)[1])
+        return sorted(key for key in self._copies(None)[1] if not key.startswith(f"{PLACE}/"))
 
     def _keep(self, digest: str, files: Mapping[str, bytes]) -> None:
         digits = hex_of(digest)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from multigraft_adapters.artifact import ARTIFACT_FILES, digest_of
 from multigraft_adapters.errors import IntegrityError, NotFoundError
+from multigraft_adapters.store.blobs import Blobs
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -28,6 +29,9 @@ class Store(ABC):
     An adapter is there completely or not at all. Where the place itself fails (a full disk, a store that is
     slow or down), every method raises StoreUnavailableError, and nothing half-written is ever seen.
     """
+
+    blobs: Blobs
+    """What is kept in the same place beside adapters."""
 
     def put(self, digest: str, files: Mapping[str, bytes]) -> None:
         """Keeps the files under their digest, durably. What is there already counts as put now, which keeps it

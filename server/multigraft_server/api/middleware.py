@@ -14,6 +14,7 @@ from multigraft_server.api.problems import error_response
 
 REQUEST_ID = "x-request-id"
 UPLOAD_PATH_END = "/versions"
+FILES_PATH = "/v1/files"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -54,15 +55,18 @@ class RequestContext:
 class GuardBody:
     """Bounds what a body may cost: its bytes, and the silence between two pieces of it.
 
-    A multipart body sent to where versions are uploaded has a cap of its own. A body whose declared length is
-    over the cap is refused before it is read; otherwise `receive` raises. These are HTTPExceptions, since the
-    framework, which reads the bodies, lets no others through.
+    Multipart bodies sent to where versions or files are uploaded have caps of their own. A body whose declared
+    length is over the cap is refused before it is read; otherwise `receive` raises. These are HTTPExceptions,
+    since the framework, which reads the bodies, lets no others through.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, max_file_bytes: int, timeout_seconds: float
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._max_file_bytes = max_file_bytes
         self._timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,11 +74,19 @@ class GuardBody:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit = self._max_upload_bytes if _is_upload(scope, headers) else self._max_bytes
+        limit = self._limit(str(scope["path"]), headers)
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         await self._app(scope, self._guarded(receive, limit), send)
+
+    def _limit(self, path: str, headers: Headers) -> int:
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            if path.endswith(UPLOAD_PATH_END):
+                return self._max_upload_bytes
+            if path == FILES_PATH:
+                return self._max_file_bytes
+        return self._max_bytes
 
     def _guarded(self, receive: Receive, limit: int) -> Receive:
         size, is_complete = 0, False
@@ -100,11 +112,6 @@ class GuardBody:
             # The rest of the body may still come, so the connection cannot carry another request.
             detail = f"the body stopped halfway: nothing came for {self._timeout_seconds:g} s"
             raise HTTPException(400, detail, {"connection": "close"}) from None
-
-
-def _is_upload(scope: Scope, headers: Headers) -> bool:
-    is_multipart = headers.get("content-type", "").lower().startswith("multipart/")
-    return is_multipart and str(scope["path"]).endswith(UPLOAD_PATH_END)
 
 
 def _too_large(limit: int) -> HTTPException:

@@ -13,12 +13,14 @@ from multigraft_server.engine.host_tier import HostTier
 from multigraft_server.engine.kv import KVCache, num_slabs_for, slab_tokens_for
 from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.loop import EngineLoop
+from multigraft_server.engine.merging import Merger
 from multigraft_server.engine.observer import Observer, SilentObserver
 from multigraft_server.engine.prefix_store import PrefixStore, num_blocks_for
 from multigraft_server.engine.prefix_table import PrefixTable
 from multigraft_server.engine.quantising import quantise
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.scheduler import Scheduler, StepLimits
+from multigraft_server.engine.second_copy import SecondCopy
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.engine.slots import SlotTable
 
@@ -51,9 +53,18 @@ def build_engine(
     )
     device = DeviceTier(runner.banks, runner.device, observer)
     prefix_table, prefixes = _prefixes(base, settings, kv)
+    merger = Merger(
+        SecondCopy(runner.wrapped, settings.merge_bytes),
+        host,
+        fetch,
+        loop.deliver_merged,
+        prefixes=prefix_table,
+        is_off=settings.merge == "off",
+        observer=observer,
+    )
     slots = SlotTable(settings.slots, settings.device_bytes)
     scheduler = Scheduler(_limits(settings), slots, kv_table, base.eos_token_ids, prefix_table)
-    loop.attach(Engine(scheduler, runner, host, device, prefixes, observer))
+    loop.attach(Engine(scheduler, runner, host, device, merger, prefixes, observer))
     return loop
 
 

@@ -22,7 +22,9 @@ from multigraft_adapters.errors import (
 from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
+from multigraft_server.engine.merging import Merger
 from multigraft_server.engine.observer import Observer
+from multigraft_server.engine.passes import Hot, Passes
 from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.prefix_store import PrefixStore
@@ -33,6 +35,7 @@ from multigraft_server.engine.requests import (
     Failed,
     Finished,
     FinishReason,
+    MergeSnapshot,
     Pooled,
     Request,
     SamplingParams,
@@ -58,6 +61,7 @@ class Engine:
         runner: Runner,
         host: HostTier,
         device: DeviceTier,
+        merger: Merger,
         prefixes: PrefixStore | None,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
@@ -66,6 +70,8 @@ class Engine:
         self._runner = runner
         self._host = host
         self._device = device
+        self.merger = merger
+        self._passes = Passes(runner, clock)
         self._tiers = Tiers(host, device, scheduler.slots)
         self._prefixes = prefixes
         self._observer = observer
@@ -104,7 +110,9 @@ class Engine:
                 self._end(request, Failed(result))
             else:
                 self._queue(request)
-        self._tiers.tell(digest, result if isinstance(result, MultigraftError) else None)
+        error = result if isinstance(result, MultigraftError) else None
+        self._tiers.tell(digest, error)
+        self.merger.arrived(digest, error)
 
     def cancel(self, request_id: str, error: MultigraftError | None = None) -> None:
         """End a request, because its caller is gone or for the reason given; nothing happens when it has ended
@@ -123,7 +131,9 @@ class Engine:
 
     def let_go(self, digests: Iterable[str]) -> None:
         """As `Tiers.let_go`."""
-        self._tiers.let_go(digests)
+        leaving = tuple(digests)
+        self.merger.let_go(leaving)
+        self._tiers.let_go(leaving)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -138,7 +148,8 @@ class Engine:
         started = self._clock()
         try:
             self._restore(plan)
-            hidden = self._runner.run(plan)
+            self._passes.hot = self._hot()
+            hidden = self._passes.run(plan.rows)
             self._advance(plan)
             self._answer_pooling_rows(plan, hidden)
             generated = self._extend_generating_rows(plan, hidden)
@@ -187,6 +198,7 @@ class Engine:
             widest_step_adapters=self._widest_step,
             loading=self._host.loading(),
             failed_loads=self._failed_loads(),
+            merge=self._merge_snapshot(),
         )
 
     def check_integrity(self) -> None:
@@ -194,20 +206,34 @@ class Engine:
         self._scheduler.check_integrity()
         self._host.check_integrity()
         self._device.check_integrity()
+        self.merger.check_integrity()
 
     def close(self) -> None:
         """End the engine's helpers."""
+        self.merger.close()
         self._host.close()
 
     def _bytes(self) -> dict[str, int]:
         return {
             "weights": self._runner.weight_bytes,
+            "merged_weights": self.merger.num_bytes,
             "banks": self._device.num_bytes,
             "heads": self._device.head_bytes,
             "kv_cache": self._runner.kv_bytes,
             "prefix_cache": self._prefixes.num_bytes if self._prefixes else 0,
             "host": self._host.num_bytes,
         }
+
+    def _hot(self) -> Hot | None:
+        """The merged weights, where their adapter is in a slot."""
+        weights = self.merger.weights
+        slot = None if weights is None else self._scheduler.slots.slot_of(weights.digest)
+        return None if weights is None or slot is None else Hot(weights, slot)
+
+    def _merge_snapshot(self) -> MergeSnapshot:
+        costs = self._passes.costs
+        seconds = {"original": costs.original.by_tokens(), "merged": costs.merged.by_tokens()}
+        return replace(self.merger.snapshot(), steps=dict(self._passes.steps), pass_seconds=seconds)
 
     def _queue(self, request: Request) -> None:
         """Hand a request whose adapter is in host memory to the scheduler, with its virtual tokens."""
@@ -275,7 +301,7 @@ class Engine:
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
         parts = _spans(plan, lambda part: part.row.pooling is not None)
         rows = [PoolingRow(part.row, start, stop) for part, start, stop in parts]
-        for row, values in pooling_answers(hidden, rows, self._device.head, self._runner.base_pooler):
+        for row, values in pooling_answers(hidden, rows, self._device.head, self._passes.base_pooler):
             self._answer(row, values)
 
     def _extend_generating_rows(self, plan: StepPlan, hidden: Tensor) -> int:
@@ -284,7 +310,7 @@ class Engine:
             return 0
         rows = [part.row for part, _, _ in parts]
         groups = slot_groups([row.slot for row in rows])
-        logits = self._runner.logits(hidden[[stop - 1 for _, _, stop in parts]], groups)
+        logits = self._passes.logits(hidden[[stop - 1 for _, _, stop in parts]], groups)
         for row, token in zip(rows, sample(logits, rows), strict=True):
             reason = self._scheduler.append(row, token.token_id)
             is_first = row.num_generated == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -51,6 +52,8 @@ class FusedLayers(nn.Module):
         self._sizes = self._parts[0].sizes()
         self._generation = 0
         self._read_addresses()
+        self._merged_structs = self._structs
+        self._merged_weights: Mapping[nn.Module, nn.Module] | None = None
 
     def forward(
         self,
@@ -84,21 +87,30 @@ class FusedLayers(nn.Module):
     ) -> Tensor:
         states = states.clone(memory_format=torch.contiguous_format)
         turned = (rotary[0][0].contiguous(), rotary[1][0].contiguous())
+        merged = self._context.merged
+        structs = self._structs if merged is None else self._merged(merged)
         call = LayersCall(states[0], turned, fused.cached, layer_tables(delta), self._sizes)
-        self._kernels.decoder_layers(self._structs, call)
+        self._kernels.decoder_layers(structs, call)
         return states
 
     def _read_addresses(self) -> None:
         """Find out where weights and banks lie in memory."""
-        self._structs = layer_array([self._struct(index) for index in range(len(self._parts))])
+        self._structs = layer_array([self._struct(index, {}) for index in range(len(self._parts))])
         self._shared_inputs = [bank for parts in self._parts for bank in parts.shared_inputs()]
 
-    def _struct(self, index: int) -> LayerStruct:
+    def _merged(self, merged: Mapping[nn.Module, nn.Module]) -> ctypes.Array[LayerStruct]:
+        """Of merged weights, beside which no bank is read."""
+        if merged is not self._merged_weights:
+            self._merged_structs = layer_array([self._struct(i, merged) for i in range(len(self._parts))])
+            self._merged_weights = merged
+        return self._merged_structs
+
+    def _struct(self, index: int, merged: Mapping[nn.Module, nn.Module]) -> LayerStruct:
         parts = self._parts[index]
         return LayerStruct(
             parts.input_norm.address,
             parts.inner_norm.address,
-            *(address for linear in parts.products for address in linear.addresses()),
+            *(address for linear in parts.products(merged) for address in linear.addresses()),
             *(module_struct(parts.linears[name]) for name in MODULES),
             columns_at(parts.linears["down"].parallel),
             parts.attention.window or 0,
@@ -116,12 +128,17 @@ class _Parts:
         self.attention, self.block = _a(FusedAttention, attention), _a(FusedGate, block)
         parents = {name: self.block if name in ("gate", "up", "down") else self.attention for name in MODULES}
         self.linears = {name: _a(DeltaLinear, getattr(parents[name], f"{name}_proj")) for name in MODULES}
-        qkv, gate_up = (_a(SharedLinear, self.linears[name].base).product.linear for name in ("q", "gate"))
-        o, down = (self.linears[name].base for name in ("o", "down"))
-        self.products = [_a(TiledLinear, linear) for linear in (qkv, o, gate_up, down)]
+        self.products({})
+
+    def products(self, merged: Mapping[nn.Module, nn.Module]) -> list[TiledLinear]:
+        """Of queries, keys and values; of the output; of gate and up; of down."""
+        places = [self.linears[name] for name in ("q", "o", "gate", "down")]
+        qkv, o, gate_up, down = (merged.get(place, place.base) for place in places)
+        shared = [_a(SharedLinear, linear).product.linear for linear in (qkv, gate_up)]
+        return [_a(TiledLinear, linear) for linear in (shared[0], o, shared[1], down)]
 
     def sizes(self) -> LayerSizes:
-        qkv, o, gate_up, _ = (linear.shape for linear in self.products)
+        qkv, o, gate_up, _ = (linear.shape for linear in self.products({}))
         return LayerSizes(
             hidden=qkv[1],
             inner=gate_up[0] // 2,

@@ -52,16 +52,17 @@ class DeltaLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        step = self._context.delta
+        step, merged = self._context.delta, self._context.merged
+        base = self.base if merged is None else merged.get(self, self.base)
         if step is None:
-            y: Tensor = self.base(x)
+            y: Tensor = base(x)
             return y
         if step.parallel and self.begins is not None:
             self.begins.x = x
         if step.inputs is not None and self.inputs.bank is not None:
             x = x.clone(memory_format=torch.contiguous_format)
             self.inputs.bank.apply(x.view(-1, x.shape[-1]), step.inputs)
-        y = self.base(x)
+        y = base(x)
         if step.outputs is not None and self.outputs.bank is not None:
             self.outputs.bank.apply(y.view(-1, y.shape[-1]), step.outputs)
         if step.low_rank is not None and self.low_rank is not None:
@@ -91,15 +92,16 @@ class DeltaNorm(nn.Module):
 
     def forward(self, summed: Tensor, residual: Tensor | None = None) -> Tensor:
         """(..., n) -> (..., n); of a fused norm, the norm of summed + residual."""
-        normed: Tensor = self.base(summed) if residual is None else self.base(summed, residual)
-        step = self._context.delta
+        step, merged = self._context.delta, self._context.merged
+        base = self.base if merged is None else merged.get(self, self.base)
+        normed: Tensor = base(summed) if residual is None else base(summed, residual)
         if step is None:
             return normed
         if step.around and self.around.banks:
             summed = summed if residual is None else summed + residual
             added = torch.zeros_like(normed)
             self.around.add_to(added.view(-1, added.shape[-1]), normed.reshape(-1, added.shape[-1]), step.around)
-            normed = self.base(summed + added)
+            normed = base(summed + added)
         if step.outputs is not None and self.outputs.bank is not None:
             self.outputs.bank.apply(normed.view(-1, normed.shape[-1]), step.outputs)
         return normed

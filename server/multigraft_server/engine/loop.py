@@ -20,6 +20,7 @@ from multigraft_adapters.errors import (
 from multigraft_adapters.processor import give_back_memory
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostAdapter
+from multigraft_server.engine.merging import Built
 from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.engine.tiers import Loaded
@@ -67,11 +68,17 @@ class _LetGo:
     digests: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    digest: str | None
+    done: Loaded
+
+
 class _Stop:
     pass
 
 
-_Order = _Submit | _Cancel | _Arrived | _FetchAhead | _Keep | _LetGo
+_Order = _Submit | _Cancel | _Arrived | _FetchAhead | _Keep | _LetGo | _Merge | Built
 _Message = _Order | _Stop
 
 
@@ -160,6 +167,16 @@ class EngineLoop:
         if dead is not None:
             done(dead)
 
+    def merge(self, digest: str | None, done: Loaded) -> None:
+        """Merge an adapter into the weights, and no other; or none. As `Merger.want`, and `done` is told on the
+        engine's thread."""
+        with self._lock:
+            dead = self._dead
+            if dead is None:
+                self._inbox.put(_Merge(digest, done))
+        if dead is not None:
+            done(dead)
+
     def keep(self, digests: frozenset[str]) -> None:
         """Pin these adapters, and no others."""
         self._inbox.put(_Keep(digests))
@@ -171,6 +188,10 @@ class EngineLoop:
     def deliver(self, digest: str, result: HostAdapter | MultigraftError) -> None:
         """Hand in what a loading thread has loaded."""
         self._inbox.put(_Arrived(digest, result))
+
+    def deliver_merged(self, built: Built) -> None:
+        """Hand in what a thread has built."""
+        self._inbox.put(built)
 
     def snapshot(self) -> EngineSnapshot:
         """The engine's state after its last step."""
@@ -259,7 +280,7 @@ class EngineLoop:
                 break
             for request in message.requests if isinstance(message, _Submit) else ():
                 request.sink(Failed(reason))
-            if isinstance(message, _FetchAhead):
+            if isinstance(message, _FetchAhead | _Merge):
                 message.done(reason)
         engine.fail_all(reason)
         self._snapshot = engine.snapshot()
@@ -281,3 +302,7 @@ def _act(engine: Engine, message: _Order) -> None:
             engine.keep(digests)
         case _LetGo(leavers):
             engine.let_go(leavers)
+        case _Merge(digest, done):
+            engine.merger.want(digest, done)
+        case Built():
+            engine.merger.built(message)

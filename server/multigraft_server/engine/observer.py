@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 Tier = Literal["device", "host"]
+Direction = Literal["merge", "restore"]
 
 
 class Observer(Protocol):
@@ -31,6 +32,9 @@ class Observer(Protocol):
     def eviction(self, *, tier: Tier) -> None:
         """An adapter left a tier to make room."""
 
+    def merge_switched(self, *, direction: Direction, seconds: float) -> None:
+        """An adapter was merged into the weights, so long after it was asked for; or the originals are back."""
+
 
 class SilentObserver:
     """An observer for engines that nobody watches."""
@@ -54,4 +58,7 @@ class SilentObserver:
         pass
 
     def eviction(self, *, tier: Tier) -> None:
+        pass
+
+    def merge_switched(self, *, direction: Direction, seconds: float) -> None:
         pass

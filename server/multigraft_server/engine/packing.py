@@ -36,6 +36,11 @@ class PackedLinear(nn.Module):
         """(out, in), copied out of the packed form."""
         return self._packed.to_dense()
 
+    def twin(self, weight: Tensor, bias: Tensor | None, old: PackedLinear | None = None) -> PackedLinear:
+        """A module of the same kind with another weight (out, in) and bias; `old` is one that nobody uses any
+        more, whose memory may be taken."""
+        return PackedLinear(weight, bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return self._product(x)
@@ -57,11 +62,14 @@ class PackedLinear(nn.Module):
 class TiledLinear(PackedLinear):
     """The same by the compiled kernels, which sum in another order: equal to within rounding."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, kernels: Kernels) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, kernels: Kernels, room: Tensor | None = None) -> None:
         nn.Module.__init__(self)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.kernels = kernels
-        self._packed = kernels.pack(weight)
+        self._packed = kernels.pack(weight, room)
+
+    def twin(self, weight: Tensor, bias: Tensor | None, old: PackedLinear | None = None) -> TiledLinear:
+        return TiledLinear(weight, bias, self.kernels, None if old is None else old._packed)
 
     @property
     def weight(self) -> Tensor:

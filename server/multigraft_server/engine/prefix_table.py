@@ -19,7 +19,9 @@ BLOCK_TOKENS = 16
 LEAST_AWAITED = 64
 """Fewer tokens than these are computed twice rather than waited for."""
 UNMERGED = "unmerged"
-"""The state of the weights in which no delta is merged into the base."""
+"""The state of the weights in which a row's delta is computed beside them."""
+MERGED = "merged"
+"""The state of the weights in which it is merged into them."""
 
 
 class PrefixSpace(NamedTuple):
@@ -68,7 +70,7 @@ class PrefixTable:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self.weights = UNMERGED
+        self.merged: str | None = None  # the adapter that is merged into the weights now
         self._blocks: dict[tuple[Block | PrefixSpace, tuple[int, ...]], Block] = {}
         self._free = list(range(num_blocks - 1, -1, -1))
         # A turn may be out of date: its block was used again, or has a child. That is noticed when it comes up.
@@ -86,7 +88,12 @@ class PrefixTable:
 
     def space(self, digest: str, salt: str) -> PrefixSpace:
         """Where rows of an adapter that begin now look and save."""
-        return PrefixSpace(digest, self.weights, salt)
+        return PrefixSpace(digest, self.weights_of(digest), salt)
+
+    def weights_of(self, digest: str) -> str:
+        """The state of the weights for rows of an adapter: those of others than the merged one run on the
+        originals."""
+        return MERGED if digest == self.merged else UNMERGED
 
     def find(self, space: PrefixSpace, tokens: Sequence[int]) -> list[Block]:
         """The known blocks that `tokens` begin with: first those that are saved, then those that are awaited."""
@@ -129,7 +136,8 @@ class PrefixTable:
         """
         stop = min(num_computed // BLOCK_TOKENS, len(chain.blocks))
         unsaved = [index for index in range(chain.num_passed, stop) if chain.blocks[index].place is None]
-        places = self._places(len(unsaved)) if chain.space.weights == self.weights else []
+        is_current = chain.space.weights == self.weights_of(chain.space.digest)
+        places = self._places(len(unsaved)) if is_current else []
         saved = list(zip(places, unsaved, strict=False))
         if saved:
             yield [(place, index * BLOCK_TOKENS) for place, index in saved]

@@ -137,6 +137,26 @@ Event = Token | Pooled | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class MergeSnapshot:
+    """Which adapter is merged into the base's weights, or about to be, and what that has cost.
+
+    `error` is why the last wish failed, until one succeeds. `switch_seconds` is from the last wish to its end,
+    `switches` counts merges and their ends. `steps` are those while an adapter was merged, by how they were
+    computed; `pass_seconds` what passes cost, by weights (`original`, `merged`) and tokens. `budget_bytes` is
+    the most that merged weights may take.
+    """
+
+    state: Literal["idle", "building", "merged"] = "idle"
+    digest: str | None = None
+    error: str | None = None
+    switch_seconds: float = 0.0
+    switches: int = 0
+    budget_bytes: int = 0
+    steps: Mapping[str, int] = field(default_factory=dict)
+    pass_seconds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
     """The engine's state at one moment, for `GET /v1/engine` and the gauges."""
 
@@ -155,8 +175,8 @@ class EngineSnapshot:
     prefix_queried_tokens: int = 0
     prefix_cached_tokens: int = 0
     bytes: Mapping[str, int] = field(default_factory=dict)
-    """Memory that the engine has taken, by what it is for: `weights`, `banks`, `heads`, `kv_cache`, `prefix_cache`
-    and `host`, the adapters in host memory."""
+    """Memory that the engine has taken, by what it is for: `weights`, `merged_weights`, `banks`, `heads`,
+    `kv_cache`, `prefix_cache` and `host`, the adapters in host memory."""
     slot_bytes: int = 0
     """Of the adapters in slots; the banks have room for more."""
     slot_budget_bytes: int | None = None
@@ -168,3 +188,4 @@ class EngineSnapshot:
     loading: tuple[str, ...] = ()
     failed_loads: Mapping[str, str] = field(default_factory=dict)
     """Digest to why it could not be loaded, while that is remembered."""
+    merge: MergeSnapshot = MergeSnapshot()

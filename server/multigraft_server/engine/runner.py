@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from multigraft_server.engine.attention_step import (
     writes_of,
 )
 from multigraft_server.engine.banks.banks import Banks
+from multigraft_server.engine.banks.step import DeltaStep
 from multigraft_server.engine.context import StepContext
 from multigraft_server.engine.fused import fuse_blocks
 from multigraft_server.engine.fused_encoder import fuse_encoder
@@ -30,8 +32,9 @@ from multigraft_server.engine.kv import KVCache
 from multigraft_server.engine.layers import hook_embedding, wrap_base
 from multigraft_server.engine.memory import leave_file, weight_bytes
 from multigraft_server.engine.methods.frozen import FrozenModules
-from multigraft_server.engine.plan import Group, PlannedRow, StepPlan
+from multigraft_server.engine.plan import Group, PlannedRow
 from multigraft_server.engine.pooling import slot_groups
+from multigraft_server.engine.second_copy import MergedWeights
 from multigraft_server.engine.sequences import Past, plan_sequences
 
 
@@ -57,6 +60,7 @@ class Runner:
             fuse_layers(base.model, self.context, kernels, self._fused.layouts)
         self.banks = Banks(wrapped, base.spec.hidden_size, num_slots, self.device, base.model.dtype, kernels)
         self.frozen = FrozenModules(wrapped.bases, base.model.dtype)
+        self.wrapped = wrapped
         self._base = base
         self._head = wrapped.head
         self._inputs = InputPacker(base)
@@ -79,32 +83,39 @@ class Runner:
         """Tokens that a row may have, virtual ones included."""
         return self._base.spec.max_length
 
-    def run(self, plan: StepPlan) -> Tensor:
-        """The hidden states of the plan's tokens, (tokens, hidden), in the plan's order."""
-        steps = self._attention(plan.rows)
-        groups = slot_groups([part.row.slot for part in plan.rows], [part.count for part in plan.rows])
-        with self.context.step(self.banks.plan(groups), self.banks.prompts.plan(plan.rows)):
-            output = self._base.model(**self._inputs.pack(plan.rows), use_cache=False, **steps)
+    def run(self, rows: Sequence[PlannedRow], merged: MergedWeights | None = None) -> Tensor:
+        """The hidden states of the rows' tokens, (tokens, hidden), in their order; on merged weights, if they are
+        given, which are then those of all rows' adapter."""
+        steps = self._attention(rows)
+        groups = slot_groups([part.row.slot for part in rows], [part.count for part in rows])
+        with self._step(self.banks.plan(groups, is_merged=merged is not None), merged, rows):
+            output = self._base.model(**self._inputs.pack(rows), use_cache=False, **steps)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def logits(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
-        """The base's own output head with each row's delta on it: (rows, hidden) -> (rows, vocabulary).
+    def logits(self, states: Tensor, groups: Sequence[Group], merged: MergedWeights | None = None) -> Tensor:
+        """The base's own output head with each row's delta on it, or merged into it: (rows, hidden) -> (rows,
+        vocabulary).
 
         Bounded where the base bounds it.
         """
         assert self._head is not None  # the router refuses generation on encoders
-        with self.context.step(self.banks.plan_head(groups)):
+        with self._step(None if merged is not None else self.banks.plan_head(groups), merged):
             logits: Tensor = self._head(states)
         cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def base_pooler(self, first: Tensor, groups: Sequence[Group]) -> Tensor:
-        """The base's own pooler over first states (rows, hidden), with each row's delta on it."""
+    def base_pooler(self, first: Tensor, groups: Sequence[Group], merged: MergedWeights | None = None) -> Tensor:
+        """The base's own pooler over first states (rows, hidden), with each row's delta on it, or in it."""
         assert self._pooler is not None  # verification refuses such heads on bases without a pooler
-        with self.context.step(self.banks.plan(groups)):
+        with self._step(self.banks.plan(groups, is_merged=merged is not None), merged):
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
+
+    def _step(
+        self, delta: DeltaStep | None, merged: MergedWeights | None, rows: Sequence[PlannedRow] = ()
+    ) -> AbstractContextManager[None]:
+        return self.context.step(delta, self.banks.prompts.plan(rows), None if merged is None else merged.modules)
 
     def _attention(self, rows: Sequence[PlannedRow]) -> dict[str, object]:
         """What the attention modules take beside the states."""

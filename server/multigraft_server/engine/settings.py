@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from multigraft_adapters.errors import InvalidRequestError
 from multigraft_server.engine.kernels import KernelMode
 from multigraft_server.engine.quantising import Quantize
+
+MergeMode = Literal["off", "auto", "pin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,9 @@ class EngineSettings:
     this wait neither a priority nor the want of room holds a request up any longer. `load_threads`: loads at
     once. `retry_load_s`: how long a failed load is remembered at first, twice as long after each further failure,
     up to `max_retry_load_s`. `kernels`: whether the compiled kernels compute what they can.
-    up to `max_retry_load_s`. `quantize`: in what the base's linear modules keep their weights, if not as they are.
+    `quantize`: in what the base's linear modules keep their weights, if not as they are. `merge`: whether an
+    adapter may be merged into the weights, and who says which; the engine itself only knows `off` from the others.
+    `merge_bytes`: the second copy of the weights that merging takes.
     """
 
     slots: int = 16
@@ -43,6 +48,8 @@ class EngineSettings:
     max_retry_load_s: float = 60.0
     kernels: KernelMode = "auto"
     quantize: Quantize = "none"
+    merge: MergeMode = "off"
+    merge_bytes: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
         for name in (
@@ -56,6 +63,7 @@ class EngineSettings:
             "device_bytes",
             "host_bytes",
             "load_threads",
+            "merge_bytes",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -25,9 +25,9 @@ class SharedProduct:
     A member that is called with another one has all computed anew, so that nobody gets what is not its own.
     """
 
-    def __init__(self, members: Sequence[PackedLinear]) -> None:
-        self._sizes = [member.weight.shape[0] for member in members]
-        self.linear = PackedLinear.stacked(members)
+    def __init__(self, linear: PackedLinear, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.linear = linear
         self._x: Tensor | None = None
         self._left: dict[int, Tensor] = {}
 
@@ -37,11 +37,16 @@ class SharedProduct:
         bias = self.linear.bias
         return self.linear.num_bytes + (0 if bias is None else bias.nbytes)
 
+    @classmethod
+    def of(cls, members: Sequence[PackedLinear]) -> SharedProduct:
+        """One product in the place of the members'."""
+        return cls(PackedLinear.stacked(members), [member.weight.shape[0] for member in members])
+
     def take(self, member: int, x: Tensor) -> Tensor:
         """The member's own part (..., out) of the product of `x` (..., in)."""
         if self._x is not x or member not in self._left:
             self._x = x
-            self._left = dict(enumerate(torch.split(self.linear(x), self._sizes, dim=-1)))
+            self._left = dict(enumerate(torch.split(self.linear(x), self.sizes, dim=-1)))
         own = self._left.pop(member)
         if not self._left:
             self._x = None
@@ -49,12 +54,12 @@ class SharedProduct:
 
     def weight(self, member: int) -> Tensor:
         """A member's weight (out, in), copied."""
-        return torch.split(self.linear.weight, self._sizes)[member]
+        return torch.split(self.linear.weight, self.sizes)[member]
 
     def bias(self, member: int) -> Tensor | None:
         """A member's bias (out,)."""
         bias = self.linear.bias
-        return None if bias is None else torch.split(bias, self._sizes)[member]
+        return None if bias is None else torch.split(bias, self.sizes)[member]
 
 
 class SharedLinear(nn.Module):
@@ -63,7 +68,7 @@ class SharedLinear(nn.Module):
     def __init__(self, product: SharedProduct, member: int) -> None:
         super().__init__()
         self._product = product
-        self._member = member
+        self.member = member
 
     @property
     def product(self) -> SharedProduct:
@@ -73,16 +78,16 @@ class SharedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(out, in), copied."""
-        return self._product.weight(self._member)
+        return self._product.weight(self.member)
 
     @property
     def bias(self) -> Tensor | None:
         """(out,)."""
-        return self._product.bias(self._member)
+        return self._product.bias(self.member)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return self._product.take(self._member, x)
+        return self._product.take(self.member, x)
 
 
 def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -92,7 +97,7 @@ def share_products(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         members = [module for path in paths if isinstance(module := modules[path], PackedLinear)]
         alike = len({(type(member), member.bias is None) for member in members}) == 1
         if len(members) == len(paths) and alike:
-            product = SharedProduct(members)
+            product = SharedProduct.of(members)
             shared |= {path: SharedLinear(product, index) for index, path in enumerate(paths)}
     return shared
 

@@ -111,8 +111,12 @@ class Banks:
         for kind in self._kinds:
             kind.clear(slot)
 
-    def plan(self, groups: Sequence[Group]) -> DeltaStep | None:
-        """How the wrapped modules compute these groups; None when they are the base's alone."""
+    def plan(self, groups: Sequence[Group], *, is_merged: bool = False) -> DeltaStep | None:
+        """How the wrapped modules compute these groups; None when they are the base's alone. What is merged into
+        the weights is not done again: of an adapter that is, only its tables at embeddings are left."""
+        if is_merged:
+            tables = self._embeddings.plan(groups)
+            return DeltaStep(embeddings=tables, generation=self._generation) if tables else None
         step = DeltaStep(
             low_rank=self._low_rank.plan(groups),
             inputs=self._inputs.plan(groups),

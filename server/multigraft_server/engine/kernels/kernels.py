@@ -63,10 +63,11 @@ class Kernels:
         """Whether a weight of this shape is made of whole tiles."""
         return out_features % TILE_OUT == 0 and in_features % TILE_IN == 0
 
-    def pack(self, weight: Tensor) -> Tensor:
-        """A weight (out, in) in the order of the tiles, (out, in) by name only."""
+    def pack(self, weight: Tensor, room: Tensor | None = None) -> Tensor:
+        """A weight (out, in) in the order of the tiles, (out, in) by name only; in the `room` of such a one, if
+        that is given."""
         weight = weight.contiguous()
-        packed = torch.empty_like(weight)
+        packed = torch.empty_like(weight) if room is None else room
         self._library.long.pack_weight(weight.data_ptr(), packed.data_ptr(), *weight.shape)
         return packed
 
