@@ -29,6 +29,7 @@ from multigraft_server.api import (
     files,
     health,
     jobs,
+    merges,
     models,
     openai_chat,
     openai_completions,
@@ -46,6 +47,7 @@ from multigraft_server.following import Follower
 from multigraft_server.gauges import StateCollector
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
+from multigraft_server.merging import Merging
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
 from multigraft_server.residency import Residency
@@ -66,6 +68,7 @@ ROUTERS = (
     tasks.router,
     events.router,
     pins.router,
+    merges.router,
     vllm.router,
     files.router,
     jobs.router,
@@ -109,9 +112,11 @@ def _make_parts(
     settings: ServerSettings, base: Base, engine: Engine, registry: Registry, store: Store, metrics: Metrics
 ) -> Parts:
     tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
-    leases = Leases()
+    leases, merging = Leases(), Merging(registry, engine, settings.merge)
     capacity = settings.max_waiting_requests
-    metrics.registry.register(StateCollector(engine, leases, registry, metrics.labels, base.spec.name, capacity))
+    metrics.registry.register(
+        StateCollector(engine, leases, registry, merging, metrics.labels, base.spec.name, capacity)
+    )
     return Parts(
         settings=settings,
         spec=base.spec,
@@ -122,6 +127,7 @@ def _make_parts(
         metrics=metrics,
         leases=leases,
         residency=Residency(registry, engine, leases, retire_seconds=settings.retire_seconds),
+        merging=merging,
         tokeniser=tokeniser,
         images=_make_image_reader(settings, base),
         router=Router(
@@ -174,7 +180,7 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
-    follower = Follower(parts.registry, parts.residency.tend, Trimmer().tend)
+    follower = Follower(parts.registry, parts.residency.tend, parts.merging.tend, Trimmer().tend)
     parts.engine.start()
     await asyncio.to_thread(follower.start)
     try:

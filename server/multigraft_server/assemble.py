@@ -16,6 +16,7 @@ from multigraft_adapters.verify import VerifiedAdapter, load
 from multigraft_server.app import create_app
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.merging import Mode
 from multigraft_server.metrics import Metrics
 from multigraft_server.settings import ServerSettings
 
@@ -58,6 +59,8 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             max_step_adapters=settings.max_step_adapters,
             kv_bytes=settings.kv_cache_bytes,
             quantize=settings.quantize,
+            merge=Mode.of(settings.merge).name,
+            merge_bytes=settings.merge_bytes,
             prefix_cache_bytes=settings.prefix_cache_bytes,
             device_bytes=settings.device_bytes,
             host_bytes=settings.host_bytes,

@@ -48,6 +48,7 @@ def _default(name: str) -> str:
     type=click.Choice(["none", "int8"]),
     help=f"int8 halves the base's linear weights on CPUs. {_default('quantize')}",
 )
+@click.option("--merge", metavar="MODE", help=f"off, auto or pin:TASK: what is merged. {_default('merge')}")
 @click.option("--slots", type=click.IntRange(1), help=f"Adapters on the device at once. {_default('slots')}")
 @click.option(
     "--with-worker",

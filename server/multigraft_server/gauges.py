@@ -23,6 +23,13 @@ class HasSnapshot(Protocol):
     def snapshot(self) -> EngineSnapshot: ...
 
 
+class HasMergedTask(Protocol):
+    """What says which task is merged, likewise."""
+
+    @property
+    def merged_task(self) -> str | None: ...
+
+
 class StateCollector:
     """A collector for `CollectorRegistry.register`: builds the gauges anew at each scrape."""
 
@@ -31,11 +38,13 @@ class StateCollector:
         engine: HasSnapshot,
         leases: Leases,
         registry: Registry,
+        merging: HasMergedTask,
         labels: TaskLabels,
         base_name: str,
         queue_capacity: int,
     ) -> None:
         self._engine = engine
+        self._merging = merging
         self._base_name = base_name
         self._leases = leases
         self._registry = registry
@@ -55,6 +64,7 @@ class StateCollector:
         yield _gauge("multigraft_leases", "Leases held by requests", self._leases.total)
         yield _residents(state)
         yield _task_info(self._registry.tasks(), self._labels)
+        yield _merged_info(self._merging.merged_task, self._labels)
         yield _gauge("vllm:num_requests_running", "Rows running", state.running)
         yield _gauge("vllm:num_requests_waiting", "Requests waiting", state.waiting)
         yield _gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", _kv_share(state))
@@ -88,6 +98,13 @@ def _task_info(tasks: list[Task], labels: TaskLabels) -> GaugeMetricFamily:
                 method = version.manifest.method.name
                 told = [task.name, str(version.number), method, version.digest]
                 family.add_metric(told, shares[version.number])
+    return family
+
+
+def _merged_info(task: str | None, labels: TaskLabels) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("multigraft_merged_info", "1 for the task that is merged now", labels=["task"])
+    if task is not None:
+        family.add_metric([labels.of(task)], 1)
     return family
 
 

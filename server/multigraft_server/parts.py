@@ -12,6 +12,7 @@ from multigraft_server.answers import Engine
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
+from multigraft_server.merging import Merging
 from multigraft_server.metrics import Metrics
 from multigraft_server.residency import Residency
 from multigraft_server.router import Router
@@ -33,6 +34,7 @@ class Parts:
     metrics: Metrics
     leases: Leases
     residency: Residency
+    merging: Merging
     tokeniser: Tokeniser
     images: ImageReader | None
     """Of an image base."""

@@ -53,6 +53,14 @@ class ServerSettings(BaseModel):
     quantize: Annotated[Literal["none", "int8"], Field(description="weights of the base's linear modules")] = (
         "none"
     )
+    merge: Annotated[
+        str,
+        Field(
+            pattern=r"^(off|auto|pin:[a-z0-9][a-z0-9._-]{0,63})$",
+            description="off, auto, or pin:TASK: what is merged into a second copy of the weights",
+        ),
+    ] = "off"
+    merge_bytes: Annotated[Bytes, Field(description="that second copy")] = 2048 * MiB
     slots: Annotated[int, Field(ge=1, le=1024, description="adapters resident on the device at once")] = 16
     max_running_rows: Annotated[int, Field(ge=1, le=4096, description="generating answers at once")] = 32
     max_waiting_requests: Annotated[Count, Field(description="requests that may be open at once")] = 4096

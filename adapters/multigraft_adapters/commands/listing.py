@@ -41,6 +41,7 @@ def _tree(listed: list[dict[str, Any]]) -> Tree:
 def _line(version: dict[str, Any], aliases: list[str]) -> str:
     parts = [str(version["version"]), version["task_type"], short_digest(version["digest"])]
     parts += [f"on {version['tier']}"] if version.get("tier") else []
+    parts += ["merged"] if version.get("merged") else []
     parts += ["retired"] if version.get("retired_at") else []
     parts += (
         [", ".join(f"{name}={value}" for name, value in version["tags"].items())] if version.get("tags") else []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
@@ -149,6 +150,15 @@ class Registry:
                 record(session, actor, "pin" if wanted else "unpin", task, {})
                 session.flush()
             return reading.tasks(session, task)[0]
+
+    def note(self, task: str, action: str, detail: Mapping[str, Any], *, actor: str = "") -> None:
+        """Leaves an event of what a server did with a task and the registry has no state of, such as a merge.
+
+        Raises TaskNotFoundError.
+        """
+        with self._write() as session:
+            reading.task_row(session, task)
+            record(session, actor, action, task, dict(detail))
 
     def pinned_tasks(self) -> list[Task]:
         """The tasks that are to stay in memory, by name."""

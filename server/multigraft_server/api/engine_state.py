@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from multigraft_adapters.registry import Task
 from multigraft_server.api.context import PartsDep
+from multigraft_server.api.merges import merge_json
 from multigraft_server.engine.requests import EngineSnapshot
 
 router = APIRouter()
@@ -56,6 +57,7 @@ async def engine_state(parts: PartsDep) -> dict[str, Any]:
         "bytes": dict(state.bytes),
         "kernels": state.kernels,
         "leases": parts.leases.total,
+        "merge": merge_json(parts.merging, state),
         "steps": state.steps,
         "widest_step_adapters": state.widest_step_adapters,
     }

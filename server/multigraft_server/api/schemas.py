@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -110,6 +110,19 @@ class TagBody(Body):
     """A tag's value."""
 
     value: str
+
+
+class MergeBody(Body):
+    """What is merged: `off`, `auto` by the policy, or `pin`, which takes a task."""
+
+    mode: Literal["off", "auto", "pin"]
+    task: str | None = None
+
+    @model_validator(mode="after")
+    def _names_a_task_to_pin(self) -> Self:
+        if (self.task is not None) != (self.mode == "pin"):
+            raise InvalidRequestError("a task is given with the mode pin, and only with it", param="task")
+        return self
 
 
 class RollbackBody(Body):

@@ -75,11 +75,13 @@ class _Shown:
     parts: Parts
     device: frozenset[str]
     host: frozenset[str]
+    merged: str | None
 
     @classmethod
     def now(cls, parts: Parts) -> _Shown:
         state = parts.engine.snapshot()
-        return cls(parts, frozenset(state.slots.values()), frozenset(state.host_digests))
+        merged = state.merge.digest if state.merge.state == "merged" else None
+        return cls(parts, frozenset(state.slots.values()), frozenset(state.host_digests), merged)
 
     def task(self, task: Task) -> dict[str, Any]:
         return {
@@ -99,6 +101,7 @@ class _Shown:
             "created_at": version.created_at.isoformat(),
             "retired_at": version.retired_at.isoformat() if version.retired_at else None,
             "tier": self.tier(version.digest),
+            "merged": version.digest == self.merged,
             "leases": self.parts.leases.count(version.task, version.number),
             "tags": dict(version.tags),
             "metrics": version.manifest.metrics,

@@ -22,6 +22,7 @@ from multigraft_adapters.errors import (
 from multigraft_server.engine.device_tier import DeviceTier
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
+from multigraft_server.engine.merge_costs import StepSeen
 from multigraft_server.engine.merging import Merger
 from multigraft_server.engine.observer import Observer
 from multigraft_server.engine.passes import Hot, Passes
@@ -45,6 +46,7 @@ from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.sampler import sample
 from multigraft_server.engine.scheduler import Scheduler
 from multigraft_server.engine.tiers import Loaded, Tiers
+from multigraft_server.engine.work import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Engine:
         self._host = host
         self._device = device
         self.merger = merger
-        self._passes = Passes(runner, clock)
+        self._passes = Passes(runner, clock, None if merger.is_off else WorkLog())
         self._tiers = Tiers(host, device, scheduler.slots)
         self._prefixes = prefixes
         self._observer = observer
@@ -86,6 +88,16 @@ class Engine:
     def steps(self) -> int:
         """How many steps have been run."""
         return self._steps
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Measure what must be known before the first step: passes of the base, where an adapter may be merged."""
+        if self._passes.work is not None and not self._runner.takes_images:
+            self._passes.measure_base(self._runner.max_length)
+
+    def take_steps(self) -> list[StepSeen]:
+        """The steps since the last call, where an adapter may be merged; callable from any one thread."""
+        return [] if self._passes.work is None else self._passes.work.take()
 
     def accept(self, request: Request) -> None:
         """Queue a request, or park it until its adapter is in host memory."""
@@ -232,7 +244,8 @@ class Engine:
 
     def _merge_snapshot(self) -> MergeSnapshot:
         costs = self._passes.costs
-        seconds = {"original": costs.original.by_tokens(), "merged": costs.merged.by_tokens()}
+        times = {"original": costs.original, "merged": costs.merged, "base": costs.base}
+        seconds = {name: one.by_tokens() for name, one in times.items()}
         return replace(self.merger.snapshot(), steps=dict(self._passes.steps), pass_seconds=seconds)
 
     def _queue(self, request: Request) -> None:

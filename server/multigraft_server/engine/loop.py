@@ -20,6 +20,7 @@ from multigraft_adapters.errors import (
 from multigraft_adapters.processor import give_back_memory
 from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostAdapter
+from multigraft_server.engine.merge_costs import StepSeen
 from multigraft_server.engine.merging import Built
 from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
 from multigraft_server.engine.settings import EngineSettings
@@ -177,6 +178,10 @@ class EngineLoop:
         if dead is not None:
             done(dead)
 
+    def take_steps(self) -> list[StepSeen]:
+        """As `Engine.take_steps`."""
+        return [] if self._engine is None else self._engine.take_steps()
+
     def keep(self, digests: frozenset[str]) -> None:
         """Pin these adapters, and no others."""
         self._inbox.put(_Keep(digests))
@@ -235,6 +240,7 @@ class EngineLoop:
         assert self._engine is not None, "attach an engine before starting its loop"
         engine = self._engine
         try:
+            engine.prepare()
             while self._take_messages(engine, wait=False):
                 busy = engine.step()
                 self._snapshot = engine.snapshot()

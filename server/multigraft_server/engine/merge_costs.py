@@ -118,6 +118,13 @@ class Weighing:
         }
         return Weighing(self.steps + other.steps, self.seconds + other.seconds, adapters)
 
+    def renamed(self, old: str, new: str) -> Weighing:
+        """What is of one adapter counted for another one."""
+        adapters = {digest: one for digest, one in self.adapters.items() if digest != old}
+        if old in self.adapters:
+            adapters[new] = adapters.get(new, Weighed()) + self.adapters[old]
+        return Weighing(self.steps, self.seconds, adapters)
+
     def standing(self, digest: str) -> Standing:
         """Where an adapter stands; 0 everywhere when nothing was computed."""
         own = self.adapters.get(digest, Weighed())

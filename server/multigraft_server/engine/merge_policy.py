@@ -67,6 +67,11 @@ class PolicyState:
     saved_s: float = 0.0
     caution: float = 1.0
 
+    def followed(self, old: str, new: str) -> PolicyState:
+        """The same with what was seen of an adapter counted for the one that has taken its place."""
+        window = tuple((at, one.renamed(old, new)) for at, one in self.window)
+        return replace(self, window=window, merged=new if self.merged == old else self.merged)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -82,6 +82,11 @@ class Merger:
         self._switches = 0
 
     @property
+    def is_off(self) -> bool:
+        """Whether nothing is merged in this process, whatever is asked for."""
+        return self._is_off
+
+    @property
     def weights(self) -> MergedWeights | None:
         """The merged weights, when there are any."""
         return self._weights

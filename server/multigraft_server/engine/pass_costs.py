@@ -64,6 +64,8 @@ class PassCosts:
     def __init__(self) -> None:
         self.original = PassTimes()
         self.merged = PassTimes()
+        self.base = PassTimes()
+        """Of the bare base at the start: what merged passes are expected to take until they have been measured."""
 
     def choose(self, hot: int, others: int) -> StepMode:
         """How to compute a step of so many tokens of the merged adapter and of others. Until all that is to be

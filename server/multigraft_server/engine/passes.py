@@ -13,6 +13,7 @@ from multigraft_server.engine.pass_costs import PassCosts
 from multigraft_server.engine.plan import Group, PlannedRow
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.second_copy import MergedWeights
+from multigraft_server.engine.work import FIRST_SIZES, WorkLog, base_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,10 @@ class Hot:
 class Passes:
     """Runs a step's rows in one pass or two, and notes what that took."""
 
-    def __init__(self, runner: Runner, clock: Callable[[], float]) -> None:
+    def __init__(self, runner: Runner, clock: Callable[[], float], work: WorkLog | None = None) -> None:
         self._runner = runner
         self._clock = clock
+        self.work = work
         self.costs = PassCosts()
         self.steps: Counter[str] = Counter()
         """While an adapter was merged, by how they were computed."""
@@ -40,6 +42,22 @@ class Passes:
 
     def run(self, rows: Sequence[PlannedRow]) -> Tensor:
         """The hidden states of the rows' tokens (tokens, hidden), in their order."""
+        started = self._clock()
+        hidden = self._run(rows)
+        if self.work is not None:
+            self.work.note(rows, started, self._clock())
+        return hidden
+
+    def measure_base(self, most_tokens: int) -> None:
+        """Time passes of the bare base of several sizes, each the second time that it runs."""
+        for tokens in (size for size in FIRST_SIZES if size <= most_tokens):
+            rows = base_rows(tokens)
+            self._runner.run(rows)
+            started = self._clock()
+            self._runner.run(rows)
+            self.costs.base.note(tokens, self._clock() - started)
+
+    def _run(self, rows: Sequence[PlannedRow]) -> Tensor:
         if self.hot is None:
             return self._timed(rows, None)
         hot = [part for part in rows if part.row.slot == self.hot.slot]

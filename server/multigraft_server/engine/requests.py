@@ -142,8 +142,8 @@ class MergeSnapshot:
 
     `error` is why the last wish failed, until one succeeds. `switch_seconds` is from the last wish to its end,
     `switches` counts merges and their ends. `steps` are those while an adapter was merged, by how they were
-    computed; `pass_seconds` what passes cost, by weights (`original`, `merged`) and tokens. `budget_bytes` is
-    the most that merged weights may take.
+    computed; `pass_seconds` what passes cost, by weights (`original`, `merged`, `base`: the bare base at the
+    start) and tokens. `budget_bytes` is the most that merged weights may take.
     """
 
     state: Literal["idle", "building", "merged"] = "idle"

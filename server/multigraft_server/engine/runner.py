@@ -79,6 +79,11 @@ class Runner:
         return 0 if self._kv is None else self._kv.num_bytes
 
     @property
+    def takes_images(self) -> bool:
+        """Whether its inputs are pixels."""
+        return self._base.spec.image is not None
+
+    @property
     def max_length(self) -> int:
         """Tokens that a row may have, virtual ones included."""
         return self._base.spec.max_length
