@@ -94,8 +94,9 @@ def test_a_merge_follows_the_production_version_and_no_answer_is_another_ones(me
     old = merging.http.post("/v1/tasks/style/merge").json()["digest"]
     answers: dict[str, set[str]] = {}
     with asking(merging, "style", answers):
+        wait_until(lambda: old in answers)
         new = merging.add("style", "text-generation", seed=3)
-        wait_until(lambda: merged_digest(merging) == new)
+        wait_until(lambda: merged_digest(merging) == new and new in answers)
         assert merging.http.post("/v1/tasks/style/rollback").json()["version"] == 1
         wait_until(lambda: merged_digest(merging) == old)
     assert set(answers) == {old, new}

@@ -36,7 +36,6 @@ from multigraft_server.engine.requests import (
     Failed,
     Finished,
     FinishReason,
-    MergeSnapshot,
     Pooled,
     Request,
     SamplingParams,
@@ -210,7 +209,7 @@ class Engine:
             widest_step_adapters=self._widest_step,
             loading=self._host.loading(),
             failed_loads=self._failed_loads(),
-            merge=self._merge_snapshot(),
+            merge=self._passes.told(self.merger.snapshot()),
         )
 
     def check_integrity(self) -> None:
@@ -241,12 +240,6 @@ class Engine:
         weights = self.merger.weights
         slot = None if weights is None else self._scheduler.slots.slot_of(weights.digest)
         return None if weights is None or slot is None else Hot(weights, slot)
-
-    def _merge_snapshot(self) -> MergeSnapshot:
-        costs = self._passes.costs
-        times = {"original": costs.original, "merged": costs.merged, "base": costs.base}
-        seconds = {name: one.by_tokens() for name, one in times.items()}
-        return replace(self.merger.snapshot(), steps=dict(self._passes.steps), pass_seconds=seconds)
 
     def _queue(self, request: Request) -> None:
         """Hand a request whose adapter is in host memory to the scheduler, with its virtual tokens."""

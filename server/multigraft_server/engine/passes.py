@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from multigraft_server.engine.pass_costs import PassCosts
 from multigraft_server.engine.plan import Group, PlannedRow
+from multigraft_server.engine.requests import MergeSnapshot
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.second_copy import MergedWeights
-from multigraft_server.engine.work import FIRST_SIZES, WorkLog, base_rows
+from multigraft_server.engine.work import FIRST_RUNS, FIRST_SIZES, WorkLog, base_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,13 @@ class Passes:
         return hidden
 
     def measure_base(self, most_tokens: int) -> None:
-        """Time passes of the bare base of several sizes, each the second time that it runs."""
+        """Time passes of the bare base of several sizes, each by the quickest run after the first one."""
         for tokens in (size for size in FIRST_SIZES if size <= most_tokens):
-            rows = base_rows(tokens)
-            self._runner.run(rows)
-            started = self._clock()
-            self._runner.run(rows)
-            self.costs.base.note(tokens, self._clock() - started)
+            rows, times = base_rows(tokens), [self._clock()]
+            for _ in range(FIRST_RUNS):
+                self._runner.run(rows)
+                times.append(self._clock())
+            self.costs.base.note(tokens, min(later - earlier for earlier, later in pairwise(times[1:])))
 
     def _run(self, rows: Sequence[PlannedRow]) -> Tensor:
         if self.hot is None:
@@ -67,6 +69,12 @@ class Passes:
         if mode == "split":
             return self._split(rows, hot, self.hot.weights)
         return self._timed(rows, self.hot.weights if mode == "merged" else None)
+
+    def told(self, merge: MergeSnapshot) -> MergeSnapshot:
+        """The same with how steps were computed and what passes took."""
+        times = {"original": self.costs.original, "merged": self.costs.merged, "base": self.costs.base}
+        seconds = {name: one.by_tokens() for name, one in times.items()}
+        return replace(merge, steps=dict(self.steps), pass_seconds=seconds)
 
     def logits(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
         """As `Runner.logits`; on merged weights where all rows are of the merged adapter."""

@@ -14,6 +14,9 @@ KEPT_STEPS = 4096
 FIRST_SIZES = (1, 4, 16, 64, 256)
 """Tokens of the passes that are timed at the start."""
 
+FIRST_RUNS = 4
+"""Of each of them."""
+
 
 class WorkLog:
     """The steps since they were last taken, the latest ones only. Noted on one thread, taken on another."""
