@@ -57,7 +57,7 @@ def test_a_bench_that_was_killed_goes_on_with_the_cells_that_are_missing(
     tiny_table: Table, tmp_path: Path
 ) -> None:
     out, lines = bench(tmp_path / "out", "--row", "lora", "--seeds", "1")
-    assert "better than nothing | None | not measured" in out
+    assert "better than nothing | None |  |" in out
     (tmp_path / "out" / "cells.jsonl").write_text(lines[0] + "\n" + lines[0][:40])
     out, lines = bench(tmp_path / "out", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png"))
     whole = [json.loads(line) for line in lines if line.endswith("}")]
@@ -80,10 +80,27 @@ def test_a_cell_is_measured_again_when_its_settings_change(
     _, lines = bench(tmp_path / "out")
     monkeypatch.setitem(TABLES, "tiny", after)
     shown, lines = bench(tmp_path / "out", "--show")
-    assert "not measured" in shown and len(lines) == 1
+    assert "| lora |  |  |  |  |" in shown and len(lines) == 1
     _, lines = bench(tmp_path / "out")
     counts = [json.loads(line)["measured"]["trained"] for line in lines]
     assert len(counts) == 2 and counts[0] < counts[1]
+
+
+def test_a_row_may_be_trained_by_the_plain_trainer_on_some_of_the_data(
+    tiny_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (
+        Row("lora", ("method.rank=2",)),
+        Row("lora by PEFT", ("method.rank=2",), runner="peft", only=("tiny",)),
+        Row("ia3", ("method.name=ia3",), only=("elsewhere",)),
+    )
+    monkeypatch.setitem(TABLES, "tiny", Table("tiny", "two", rows, ("tiny",), (0,), TINY))
+    out, lines = bench(tmp_path / "out")
+    measured = {one["row"]: one["measured"] for one in map(json.loads, lines)}
+    assert set(measured) == {"lora", "lora by PEFT"}
+    assert measured["lora by PEFT"]["trained"] == measured["lora"]["trained"]
+    assert 0 <= measured["lora by PEFT"]["metric"] <= 1
+    assert "| lora by PEFT |" in out
 
 
 def test_a_name_that_the_bench_does_not_know_is_refused_with_those_that_it_knows(tiny_table: Table) -> None:

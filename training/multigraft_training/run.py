@@ -19,6 +19,7 @@ from multigraft_adapters.bases import (
 )
 from multigraft_adapters.bases.resolve import base_display_name
 from multigraft_adapters.errors import InvalidAdapterError, InvalidDataError
+from multigraft_training.base_dropout import set_base_dropout
 from multigraft_training.batches import Encoded
 from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
@@ -101,6 +102,7 @@ def run(
     torch.manual_seed(recipe.training.seed)
     longest = max(example.num_tokens for example in train)
     model = _model(recipe, source, spec, folder, task, processes.device, dtype, longest)
+    set_base_dropout(model, recipe.training.base_dropout)
     set_head_dropout(model, task, recipe.objective.head_dropout)
     facts = RunFacts(
         spec=spec,

@@ -29,12 +29,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A named choice of recipe fields, `key=value`; `on` has more of them for one data."""
+    """A named choice of recipe fields, `key=value`; `on` has more of them for one data. `only` names the data that
+    the row is measured on; empty is all of the table's."""
 
     name: str
     overrides: tuple[str, ...]
     on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     runner: Runner = "ours"
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +109,7 @@ class Table:
         for seed in self.seeds:
             for data in self.data:
                 for row in self.rows:
+                    if row.only and data not in row.only:
+                        continue
                     chosen = (*self.settings, *known[data].settings, *row.overrides, *row.on.get(data, ()))
                     yield Cell(self.name, row.name, data, seed, chosen, row.runner)

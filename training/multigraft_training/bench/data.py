@@ -22,8 +22,8 @@ def public(name: str) -> Callable[[Path], Mapping[str, str]]:
 DATA: dict[str, Data] = {
     data.name: data
     for data in (
-        Data("movies", public("movie-reviews")),
-        Data("tweets", public("tweets")),
-        Data("news", public("bbc-news")),
+        Data("movies", public("movie-reviews"), ("training.epochs=2",)),
+        Data("tweets", public("tweets"), ("training.epochs=3",)),
+        Data("news", public("bbc-news"), ("training.epochs=2",)),
     )
 }

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from multigraft_training.bench.cells import Cell, Data
+from multigraft_training.bench.stock import Stock, train_stock
 from multigraft_training.recipe import read_recipe
 from multigraft_training.report import Report
-from multigraft_training.run import run
+from multigraft_training.run import RunResult, run
 
 ADAPTER = "adapter"
 
@@ -26,21 +27,32 @@ def measure(cell: Cell, data: Data, data_dir: Path, folder: Path) -> dict[str, A
     place = folder / cell.key
     place.mkdir(parents=True, exist_ok=True)
     recipe, source = read_recipe(_write_recipe(cell, data, data_dir, place), cell.overrides)
-    with (place / "run.log").open("w", encoding="utf-8") as log:
-        began, began_cpu = time.perf_counter(), time.process_time()
-        result = run(recipe, source, data_dir, Report(Console(file=log, width=200)))
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    measured = {
-        "metric": result.metrics[data.metric],
-        "metrics": result.metrics,
-        "trained": result.num_trained,
-        "bytes": _size(place / ADAPTER),
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
-        "epochs": len(result.fit.epochs),
-    }
+    began, began_cpu = time.perf_counter(), time.process_time()
+    if cell.runner == "peft":
+        values = _stock(train_stock(recipe, data_dir, place / "stock"), data.metric)
+    else:
+        with (place / "run.log").open("w", encoding="utf-8") as log:
+            result = run(recipe, source, data_dir, Report(Console(file=log, width=200)))
+        values = _ours(result, data.metric) | {"bytes": _size(place / ADAPTER)}
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    measured = {**values, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
     shutil.rmtree(place)
     return measured
+
+
+def _ours(result: RunResult, metric: str) -> dict[str, Any]:
+    return {
+        "metric": result.metrics[metric],
+        "extracted": result.metrics.get(f"extracted_{metric}"),
+        "metrics": result.metrics,
+        "trained": result.num_trained,
+        "epochs": len(result.fit.epochs),
+    }
+
+
+def _stock(result: Stock, metric: str) -> dict[str, Any]:
+    values = {"metric": result.metrics[metric], "metrics": result.metrics}
+    return {**values, "trained": result.num_trained, "epochs": result.epochs}
 
 
 def _write_recipe(cell: Cell, data: Data, data_dir: Path, place: Path) -> Path:

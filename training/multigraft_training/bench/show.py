@@ -37,7 +37,9 @@ def as_json(table: Table, results: Results) -> dict[str, Any]:
 def _line(table: Table, row: str, results: Results, known: dict[str, Data]) -> str:
     metrics = [_metric(results, row, data, known[data].metric) for data in table.data]
     trained, size = (results.mean(row, table.data[0], name) for name in ("trained", "bytes"))
-    took = results.average(row, table.data, "cpu_seconds")
+    took = results.average(
+        row, [data for data in table.data if results.mean(row, data) is not None], "cpu_seconds"
+    )
     cells = [
         *metrics,
         "" if trained is None else f"{trained:,.0f}",
@@ -50,7 +52,7 @@ def _line(table: Table, row: str, results: Results, known: dict[str, Data]) -> s
 def _metric(results: Results, row: str, data: str, metric: str) -> str:
     mean, deviation = results.mean(row, data), results.deviation(row, data)
     if mean is None:
-        return "not measured"
+        return ""
     scale, digits = (1, 3) if "loss" in metric else (100, 1)
     spread = "" if deviation is None else f" ± {deviation * scale:.{digits}f}"
     return f"{mean * scale:.{digits}f}{spread}"
@@ -60,5 +62,5 @@ def _goal_lines(goals: list[Goal]) -> Iterator[str]:
     if goals:
         yield from ("| target | measured | |", "|---|---|---|")
     for goal in goals:
-        word = "not measured" if goal.is_met is None else "met" if goal.is_met else "MISSED"
+        word = "" if goal.is_met is None else "met" if goal.is_met else "MISSED"
         yield f"| {goal.text} | {goal.value} | {word} |"

@@ -1,30 +1,36 @@
-"""The tables of the bench: which rows are measured on which data, and what they should reach."""
+"""The tables of the bench: which rows are measured on which data."""
 
 from __future__ import annotations
 
-from multigraft_training.bench.cells import Goal, Results, Row, Table
+from multigraft_training.bench.cells import Row, Table
+from multigraft_training.bench.goals import QUALITY_DATA, STOCK, STOCK_DATA, quality_goals
 
-SERVABLE = ("lora", "bottleneck", "prefix", "ia3")
-QUALITY_DATA = ("movies", "tweets", "news")
-SHORT = ("training.max_length=128", "training.batch_tokens=1024", "training.micro_batch_tokens=2048")
-
-
-def _quality_goals(results: Results) -> list[Goal]:
-    return []
-
+SHORT = (
+    "training.max_length=128",
+    "training.batch_tokens=1024",
+    "training.micro_batch_tokens=4096",
+    "training.base_dropout=0",
+)
+LORA = ("method.name=lora", "method.rank=8", "method.alpha=16", "training.learning_rate=1e-3")
 
 QUALITY = Table(
     name="quality",
-    title="accuracy on minilm, texts cut at 128 tokens",
+    title="Accuracy on minilm, texts cut at 128 tokens",
     rows=(
-        Row("lora", ("method.name=lora",)),
-        Row("bottleneck", ("method.name=bottleneck",)),
-        Row("prefix", ("method.name=prefix",)),
-        Row("ia3", ("method.name=ia3",)),
+        Row("full", ("method.name=full", "method.extract=16", "training.learning_rate=1e-4")),
+        Row("lora", LORA),
+        Row("bottleneck", ("method.name=bottleneck", "method.placement=houlsby", "training.learning_rate=2e-3")),
+        Row(
+            "prefix",
+            ("method.name=prefix", "training.learning_rate=2e-2", "training.head_learning_rate=5e-3"),
+        ),
+        Row("ia3", ("method.name=ia3", "training.learning_rate=2e-2", "training.head_learning_rate=5e-3")),
+        Row("head", ("method.name=head", "training.learning_rate=1e-2")),
+        Row(STOCK, LORA, runner="peft", only=STOCK_DATA),
     ),
     data=QUALITY_DATA,
     settings=SHORT,
-    goals=_quality_goals,
+    goals=quality_goals,
 )
 
 TABLES: dict[str, Table] = {table.name: table for table in (QUALITY,)}
