@@ -81,7 +81,7 @@ class Jobs:
         """How many jobs there are of every status."""
         query = select(JobRow.status, func.count()).group_by(JobRow.status)
         with self._database.reading() as session:
-            found = dict(session.execute(query).tuples().all())
+            found = {row[0]: row[1] for row in session.execute(query)}
         return {status: found.get(status, 0) for status in STATUSES}
 
     def cancel(self, id: str) -> Job:
