@@ -65,6 +65,7 @@ class StateCollector:
         yield _residents(state)
         yield _task_info(self._registry.tasks(), self._labels)
         yield _merged_info(self._merging.merged_task, self._labels)
+        yield _jobs(self._registry.jobs.counts())
         yield _gauge("vllm:num_requests_running", "Rows running", state.running)
         yield _gauge("vllm:num_requests_waiting", "Requests waiting", state.waiting)
         yield _gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", _kv_share(state))
@@ -105,6 +106,13 @@ def _merged_info(task: str | None, labels: TaskLabels) -> GaugeMetricFamily:
     family = GaugeMetricFamily("multigraft_merged_info", "1 for the task that is merged now", labels=["task"])
     if task is not None:
         family.add_metric([labels.of(task)], 1)
+    return family
+
+
+def _jobs(counts: dict[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("multigraft_jobs", "Training jobs in the registry", labels=["status"])
+    for status, number in counts.items():
+        family.add_metric([status], number)
     return family
 
 
