@@ -110,6 +110,9 @@ class ServerSettings(BaseModel):
         60.0
     )
     with_worker: Annotated[bool, Field(description="a worker for training jobs beside the server")] = False
+    worker_lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, description="silence after which its job is given to another worker")
+    ] = 30.0
     lora_folder: Annotated[
         Path | None, Field(description="folder that vLLM's load route may read; closed if it is not set")
     ] = None

@@ -74,7 +74,8 @@ def worker_beside(settings: ServerSettings) -> Iterator[None]:
 
 def _options(settings: ServerSettings) -> list[str]:
     store = ["--store", settings.store_url] if settings.store_url else []
-    return ["--base", settings.base, "--data-dir", str(settings.data_dir), *store]
+    lease = ["--lease", str(settings.worker_lease_seconds)]
+    return ["--base", settings.base, "--data-dir", str(settings.data_dir), *store, *lease]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

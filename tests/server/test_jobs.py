@@ -65,7 +65,7 @@ def test_the_sdk_makes_lists_pauses_and_cancels_jobs(sdk: openai.OpenAI, served:
     jobs = [sdk.fine_tuning.jobs.create(model=served.spec.name, training_file=file.id) for _ in range(3)]
     FineTuningJob.model_validate(jobs[0].model_dump(exclude_unset=True), strict=True)
     assert [job.id for job in sdk.fine_tuning.jobs.list(limit=2)] == [job.id for job in reversed(jobs)]
-    assert sdk.fine_tuning.jobs.pause(jobs[0].id).status == "paused"
+    assert str(sdk.fine_tuning.jobs.pause(jobs[0].id).status) == "paused"
     assert sdk.fine_tuning.jobs.resume(jobs[0].id).status == "queued"
     assert sdk.fine_tuning.jobs.cancel(jobs[0].id).status == "cancelled"
     events = list(sdk.fine_tuning.jobs.list_events(jobs[0].id, limit=2))

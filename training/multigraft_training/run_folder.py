@@ -96,7 +96,7 @@ class RunFolder:
         now = time.monotonic()
         speed = tokens / max(now - self._last_step, 1e-9)
         self._last_step = now
-        figures = {"loss": loss, "learning_rate": rate, "tokens_per_second": round(speed, 1)}
+        figures = {"loss": loss, "learning_rate": rate, "tokens": tokens, "tokens_per_second": round(speed, 1)}
         place = {"step": progress.num_steps, "stage": progress.stage, "epoch": len(progress.epochs) + 1}
         self.log("step", **place, **figures)
         is_due = self._processes.is_main and now - self._last_saved >= self._seconds

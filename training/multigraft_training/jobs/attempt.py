@@ -23,14 +23,14 @@ from multigraft_adapters.registry import RESULTS, Claim, Note, Registry, StoredF
 from multigraft_adapters.registry.job_leases import JobLeases
 from multigraft_adapters.registry.job_records import CANCELLED, CLAIMABLE
 from multigraft_adapters.store import Store
+from multigraft_training.checkpoints import CHECKPOINT_FILE
 from multigraft_training.jobs.child import Child
-from multigraft_training.jobs.following import METRICS_FILE, Follower, step_table, trained_tokens
+from multigraft_training.jobs.following import Follower, step_table, trained_tokens
 from multigraft_training.jobs.order import RUN_FOLDER, Order
 from multigraft_training.jobs.publishing import Decision, publish
+from multigraft_training.run_log import LOG_FILE
+from multigraft_training.stopping import STOPPED
 
-CHECKPOINT_FILE = "checkpoint.pt"
-STOPPED = 75
-"""The exit code of a training that was asked to stop and has made a checkpoint."""
 STOP_SECONDS = 60.0
 """How long a training may take to make a checkpoint and end; then it is killed."""
 LOOK_SECONDS = 0.5
@@ -122,13 +122,14 @@ class Attempt:
         numbers = range(self._claim.job.attempts - 1, 0, -1)
         for folder in (self._job_folder / f"attempt-{number}" / RUN_FOLDER for number in numbers):
             if (folder / CHECKPOINT_FILE).exists():
-                for name in (CHECKPOINT_FILE, METRICS_FILE):
+                for name in (CHECKPOINT_FILE, LOG_FILE):
                     if (folder / name).exists():
                         shutil.copyfile(folder / name, run / name)
                 return
 
     def _train(self) -> None:
-        follower = Follower(self._folder / RUN_FOLDER / METRICS_FILE)
+        known, _ = self._place.registry.jobs.checkpoints(self._claim.job.id, limit=1)
+        follower = Follower(self._folder / RUN_FOLDER / LOG_FILE, known[0].step if known else 0)
         child = Child.start(self._folder)
         try:
             stopped = self._watch(child, follower)
@@ -182,7 +183,7 @@ class Attempt:
         if not (heard.notes or heard.checkpoints or heard.is_training):
             return
         leases, claim = self._place.leases, self._claim
-        leases.tell(claim, *heard.notes, running=True, estimated_finish=heard.estimated_finish)
+        leases.tell(claim, *heard.notes, running=heard.is_training, estimated_finish=heard.estimated_finish)
         for checkpoint in heard.checkpoints:
             leases.add_checkpoint(claim, checkpoint.step, checkpoint.metrics)
 
@@ -198,7 +199,7 @@ class Attempt:
     def _publish(self) -> None:
         place, claim = self._place, self._claim
         run = self._folder / RUN_FOLDER
-        log = run / METRICS_FILE
+        log = run / LOG_FILE
         results = [self._keep_result(log)] if log.exists() else []
         tokens = trained_tokens(log) if log.exists() else None
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multigraft_adapters.bases import read_spec, resolve_base
-from multigraft_adapters.bases.resolve import base_display_name
+import click
+
 from multigraft_adapters.errors import MultigraftError, SetupError
 from multigraft_training.jobs.order import Order, write_recipe
 
@@ -87,6 +87,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     try:
         sys.exit(_train(folder))
+    except click.ClickException as error:  # a run that was stopped as asked
+        print(error.message, file=sys.stderr)
+        sys.exit(error.exit_code)
     except MultigraftError as error:
         outcome = {"code": error.code, "message": error.message, "param": error.param}
         (folder / OUTCOME_FILE).write_text(json.dumps(outcome), encoding="utf-8")
@@ -96,8 +99,8 @@ def main() -> None:
 
 def _train(folder: Path) -> int:
     order = Order.read(folder)
-    _check_base(order)
     recipe, overrides = write_recipe(order, folder)
+    _check_base(order)
     from multigraft_training.cli import train
 
     arguments = [str(recipe), *overrides, "--data-dir", order.data_dir]
@@ -106,6 +109,9 @@ def _train(folder: Path) -> int:
 
 
 def _check_base(order: Order) -> None:
+    from multigraft_adapters.bases import read_spec, resolve_base  # torch, which a wrong file need not wait for
+    from multigraft_adapters.bases.resolve import base_display_name
+
     spec = read_spec(base_display_name(order.base), resolve_base(order.base, Path(order.data_dir)))
     if spec.fingerprint != order.fingerprint:
         raise SetupError(

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from multigraft_adapters.registry import Note
+from multigraft_training.run_log import read_log
 
-METRICS_FILE = "metrics.jsonl"
 STEP_SECONDS = 2.0
 """Of the steps within so many seconds one becomes an event."""
-STEP_FIELDS = ("step", "epoch", "loss", "learning_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +38,29 @@ class Heard:
 
 
 class Follower:
-    """Reads what is appended to the file, whole lines only, from where it ended when the follower was made."""
+    """Reads what is appended to the file, whole lines only.
 
-    def __init__(self, file: Path) -> None:
+    Of what was there already, an attempt before has told all but the last: epochs after `known_step`.
+    """
+
+    def __init__(self, file: Path, known_step: int = 0) -> None:
         self._file = file
-        self._offset = file.stat().st_size if file.exists() else 0
-        self._told_step = 0.0
-        self._num_steps = 0
-        self._began: tuple[float, int] | None = None
+        self._offset = 0
+        self._told_size = file.stat().st_size if file.exists() else 0
+        self._known_step = known_step
+        self._told_at = 0.0
+        self._step = 0
+        self._last_step: int | None = None
+        self._began_at, self._began_step = time.monotonic(), 0
 
     def hear(self) -> Heard:
         """What is new."""
         heard = Heard()
         for line in self._lines():
-            heard.is_training = True
+            is_told = self._offset <= self._told_size
+            if is_told and (line["event"] != "epoch" or line["step"] <= self._known_step):
+                continue
+            heard.is_training = heard.is_training or not is_told
             self._take(line, heard)
         return heard
 
@@ -61,7 +69,7 @@ class Follower:
             return
         with self._file.open("rb") as file:
             if file.seek(0, 2) < self._offset:  # a run that started over
-                self._offset = 0
+                self._offset = self._told_size = 0
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -70,54 +78,52 @@ class Follower:
                 yield json.loads(line)
 
     def _take(self, line: Mapping[str, Any], heard: Heard) -> None:
-        event = line.get("event")
+        event = line["event"]
         if event in ("start", "resume"):
-            self._begin(line, heard)
+            self._step = self._began_step = int(line.get("step", 0))
+            self._began_at = time.monotonic()
+            heard.notes.append(Note(f"training {'goes on' if self._step else 'begins'} after step {self._step}"))
+        elif event == "stage":
+            begins = self._step if line["stage"] else 0
+            self._last_step = begins + int(line["num_steps"])
         elif event == "step":
-            self._step(line, heard)
+            self._step = int(line["step"])
+            self._tell_step(line, heard)
         elif event == "epoch":
-            metrics = {f"valid_{name}": value for name, value in line["validation"].items()}
-            told = {"train_loss": line["loss"], **metrics}
+            told = {"train_loss": line["loss"], **_validation(line)}
             message = f"epoch {line['epoch']} has ended: training loss {line['loss']:.4f}"
             heard.notes.append(_measured(message, {"step": line["step"], "epoch": line["epoch"], **told}))
             heard.checkpoints.append(Checkpoint(line["step"], told))
 
-    def _begin(self, line: Mapping[str, Any], heard: Heard) -> None:
-        done = int(line.get("step", 0))
-        self._num_steps = int(line.get("steps", line.get("num_steps", 0)))
-        self._began = (time.time(), done)
-        told = "training goes on" if line["event"] == "resume" else "training has begun"
-        heard.notes.append(Note(f"{told} after step {done}" if done else told))
-
-    def _step(self, line: Mapping[str, Any], heard: Heard) -> None:
+    def _tell_step(self, line: Mapping[str, Any], heard: Heard) -> None:
         now = time.monotonic()
-        if now - self._told_step < STEP_SECONDS:
+        if now - self._told_at < STEP_SECONDS:
             return
-        self._told_step = now
+        self._told_at = now
         data = {"step": line["step"], "epoch": line["epoch"], "train_loss": line["loss"]}
         heard.notes.append(_measured(f"step {line['step']}: training loss {line['loss']:.4f}", data))
-        heard.estimated_finish = self._finish(line["step"])
+        heard.estimated_finish = self._estimate(now)
 
-    def _finish(self, step: int) -> datetime | None:
-        """When the last step will end, at the speed so far."""
-        if self._began is None or not self._num_steps or step <= self._began[1]:
+    def _estimate(self, now: float) -> datetime | None:
+        """When the stage's last step will end, at the speed so far."""
+        done = self._step - self._began_step
+        if self._last_step is None or done <= 0:
             return None
-        seconds = (time.time() - self._began[0]) / (step - self._began[1]) * (self._num_steps - step)
-        return datetime.now(UTC) + timedelta(seconds=seconds)
+        left = max(0, self._last_step - self._step)
+        return datetime.now(UTC) + timedelta(seconds=(now - self._began_at) / done * left)
 
 
-def step_table(file: Path) -> bytes:
-    """A run's steps and epochs as CSV, as OpenAI's result files are: a row of each step."""
+def step_table(log: Path) -> bytes:
+    """A run's steps as CSV, as OpenAI's result files are; one that ends an epoch has its measurements."""
     steps: dict[int, dict[str, Any]] = {}
     columns = ["step", "epoch", "train_loss", "learning_rate"]
-    for line in file.read_bytes().splitlines():
-        values = json.loads(line)
-        if values["event"] == "step":
-            row = {"step": values["step"], "epoch": values["epoch"], "train_loss": values["loss"]}
-            steps[values["step"]] = {**row, "learning_rate": values["learning_rate"]}
-        elif values["event"] == "epoch":
-            measured = {f"valid_{name}": value for name, value in values["validation"].items()}
-            steps.setdefault(values["step"], {"step": values["step"]}).update(measured)
+    for line in read_log(log):
+        if line["event"] == "step":
+            told = {"step": line["step"], "epoch": line["epoch"], "train_loss": line["loss"]}
+            steps[line["step"]] = {**told, "learning_rate": line["learning_rate"]}
+        elif line["event"] == "epoch":
+            measured = _validation(line)
+            steps.setdefault(line["step"], {"step": line["step"]}).update(measured)
             columns += [name for name in measured if name not in columns]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -126,14 +132,13 @@ def step_table(file: Path) -> bytes:
     return text.getvalue().encode()
 
 
-def trained_tokens(file: Path) -> int | None:
-    """The tokens of all steps; None where the run does not tell them."""
-    counts = {
-        values["step"]: values.get("tokens")
-        for values in map(json.loads, file.read_bytes().splitlines())
-        if values["event"] == "step"
-    }
-    return None if None in counts.values() or not counts else sum(counts.values())
+def trained_tokens(log: Path) -> int:
+    """The tokens of all steps of a run."""
+    return sum(int(line["tokens"]) for line in read_log(log) if line["event"] == "step")
+
+
+def _validation(line: Mapping[str, Any]) -> dict[str, float]:
+    return {f"valid_{name}": value for name, value in line["validation"].items()}
 
 
 def _measured(message: str, data: Mapping[str, Any]) -> Note:

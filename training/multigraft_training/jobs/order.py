@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from multigraft_adapters.bases import load_tokenizer, resolve_base
 from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
 from multigraft_training.recipe_methods import METHOD_PARTS
 from multigraft_training.rows import Row, read_rows
@@ -101,6 +100,8 @@ def _training_fields(order: Order, method: str, rows: list[Row]) -> dict[str, An
 
 def _mean_tokens(order: Order, rows: list[Row]) -> float:
     """The mean number of tokens in a row's texts, labels included: our batches are counted in tokens."""
+    from multigraft_adapters.bases import load_tokenizer, resolve_base  # torch, which wrong rows need not wait for
+
     tokenizer = load_tokenizer(resolve_base(order.base, Path(order.data_dir)))
     counts = [len(ids) for ids in tokenizer([" ".join(_texts(row.values)) for row in rows])["input_ids"]]
     return sum(counts) / len(counts)
