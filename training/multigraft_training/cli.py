@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from rich.console import Console
@@ -12,7 +13,10 @@ from multigraft_adapters.cli import Failure
 from multigraft_adapters.errors import TrainingStoppedError
 from multigraft_adapters.processor import share_cores
 from multigraft_training.bench.cli import bench
-from multigraft_training.stopping import STOPPED, listening
+from multigraft_training.stopping import STOPPED, StopWish, listening
+
+if TYPE_CHECKING:
+    from multigraft_training.report import Report
 
 
 class Stopped(Failure):
@@ -51,7 +55,27 @@ class TrainCommand(click.Command):
     help="Go on from a stopped run's checkpoint though the learning rate, epochs or such differ; or start over. "
     "With neither, a run goes on where nothing has changed.",
 )
-def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool | None) -> None:
+@click.option(
+    "--search",
+    "search_file",
+    metavar="SEARCH.yaml",
+    type=click.Path(path_type=Path),
+    help="Try many settings, as this file says, and write the best recipe to OUTPUT/best.yaml.",
+)
+@click.option(
+    "--folds",
+    metavar="K",
+    type=click.IntRange(min=2),
+    help="Cross-validate: train K times, each time without a K-th of the data, and test on that.",
+)
+def train(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    data_dir: Path,
+    resume: bool | None,
+    search_file: Path | None,
+    folds: int | None,
+) -> None:
     """Train an adapter as a recipe says and write it as a verified artifact.
 
     RECIPE.yaml is one file with every choice; any field can be overridden as key=value with dots. Progress goes
@@ -63,29 +87,50 @@ def train(recipe: Path, overrides: tuple[str, ...], data_dir: Path, resume: bool
     multigraft train training/recipes/lora-text-classification.yaml
     multigraft train my.yaml training.epochs=5 method.rank=16 output=runs/longer
     multigraft push runs/longer/adapter --task sentiment --alias production
+    multigraft train my.yaml --search search.yaml        find better settings
+    multigraft train my.yaml --folds 5                   measure with less luck
     multigraft train bench --help                        what each method is worth
     """
     share_cores()
-    from multigraft_training.full import MODEL_FOLDER
     from multigraft_training.processes import is_told
-    from multigraft_training.recipe import read_recipe
     from multigraft_training.report import Report
+
+    if search_file is not None and folds is not None:
+        raise click.UsageError("give --search or --folds, not both")
+    report = Report(Console(stderr=True, highlight=False, quiet=not is_told()))
+    try:
+        with listening() as wish:
+            if search_file is not None:
+                from multigraft_training.search.command import search
+
+                lines = search(search_file, recipe, overrides, data_dir, report, wish, fresh=resume is False)
+            elif folds is not None:
+                from multigraft_training.folds import cross_validate
+
+                lines = cross_validate(recipe, overrides, folds, data_dir, report, wish, fresh=resume is False)
+            else:
+                lines = _train(recipe, overrides, data_dir, report, wish, resume)
+    except TrainingStoppedError as error:
+        raise Stopped(error.message) from error
+    for line in lines if is_told() else ():
+        click.echo(line)
+
+
+def _train(
+    recipe: Path, overrides: Sequence[str], data_dir: Path, report: Report, wish: StopWish, resume: bool | None
+) -> list[str]:
+    """One run, and the lines that it ends with."""
+    from multigraft_training.full import MODEL_FOLDER
+    from multigraft_training.recipe import read_recipe
     from multigraft_training.run import run
     from multigraft_training.run_folder import Watch
 
     read, source = read_recipe(recipe, overrides)
-
-    report = Report(Console(stderr=True, highlight=False, quiet=not is_told()))
-    try:
-        with listening() as wish:
-            result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
-    except TrainingStoppedError as error:
-        raise Stopped(error.message) from error
+    result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
     if result.digest is None:
         report.note(f"{result.folder / MODEL_FOLDER}: a whole model; method.extract makes an adapter of it")
     else:
         adapter = result.folder / "adapter"
         report.note(f"{adapter}: {result.digest}")
         report.note(f"next: multigraft push {adapter} --task {read.task.name} --alias production")
-    for name, value in result.metrics.items() if is_told() else ():
-        click.echo(f"{name} {value:.3f}")
+    return [f"{name} {value:.3f}" for name, value in result.metrics.items()]

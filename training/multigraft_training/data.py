@@ -87,7 +87,7 @@ def split_off(examples: Sequence[Example], seed: int) -> tuple[list[Example], li
     """
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
-        groups.setdefault(_class_of(example), []).append(index)
+        groups.setdefault(class_of(example), []).append(index)
     chooser = random.Random(seed)
     chosen: set[int] = set()
     for label in sorted(groups):
@@ -146,7 +146,7 @@ def _split_problems(splits: dict[str, list[Example]], task_type: RecipeTaskType)
 def _label_problems(splits: dict[str, list[Example]]) -> list[str]:
     problems: list[str] = []
     labels = _labels(splits["train"])
-    counts = Counter(_class_of(example) for example in splits["train"])
+    counts = Counter(class_of(example) for example in splits["train"])
     is_single = _kinds(splits["train"]) == [str]
     if is_single and len(labels) < 2:
         problems.append(f"the train split has one label only ({labels[0]!r}); a classifier needs two")
@@ -165,7 +165,7 @@ def _kinds(examples: Iterable[Example]) -> list[type]:
     return sorted({type(one.label) for one in examples if isinstance(one, TextExample)}, key=list(KINDS).index)
 
 
-def _class_of(example: Example) -> str:
+def class_of(example: Example) -> str:
     """The class that a split keeps in proportion; all examples are one where there are no classes."""
     return example.label if isinstance(example, TextExample) and isinstance(example.label, str) else ""
 

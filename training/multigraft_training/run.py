@@ -61,15 +61,21 @@ class RunResult:
 
 
 def run(
-    recipe: Recipe, source: RecipeSource, data_dir: Path, report: Report, watch: Watch | None = None
+    recipe: Recipe,
+    source: RecipeSource,
+    data_dir: Path,
+    report: Report,
+    watch: Watch | None = None,
+    dataset: Dataset | None = None,
 ) -> RunResult:
     """Train what the recipe says and fill the folder `output`: the artifact in adapter/, the config, the metrics.
+    `dataset` takes the place of the recipe's data.
 
     Raises InvalidDataError and SetupError before anything is trained; TrainingFailedError and TrainingStoppedError
     with the way to go on.
     """
     processes = join()
-    dataset = load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
+    dataset = dataset or load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
     output = check_data_dir(Path(recipe.output))
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)

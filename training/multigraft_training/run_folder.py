@@ -32,17 +32,20 @@ the recipe, the data and the base has changed."""
 
 State = dict[str, Any]
 
+Score = tuple[float, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
     """How a run is watched: whether it goes on from a checkpoint, who may stop it, and who hears of its epochs.
 
-    `on_epoch` may raise to end the run; what it raises passes through.
+    `on_epoch` is told each epoch of the last stage and its score, of which a better one has more; what it raises
+    ends the run.
     """
 
     resume: Resume = None
     wish: StopWish = field(default_factory=StopWish)
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    on_epoch: Callable[[Epoch, Score], None] = lambda epoch, score: None
 
 
 class RunFolder:
@@ -107,13 +110,14 @@ class RunFolder:
             self.log("stop", step=progress.num_steps)
             raise TrainingStoppedError(f"stopped as asked; {self.way_back()}")
 
-    def epoch(self, progress: Progress, state: Callable[[], State]) -> None:
-        """Note the epoch that has ended, and its validation metrics."""
+    def epoch(self, progress: Progress, state: Callable[[], State], score: Score | None) -> None:
+        """Note the epoch that has ended, and its validation metrics; `score` is given in the last stage."""
         epoch = progress.epochs[-1]
         is_best = progress.best == epoch.number
         values = {"loss": epoch.loss, "validation": epoch.metrics, "is_best": is_best}
         self.log("epoch", step=progress.num_steps, stage=progress.stage, epoch=epoch.number, **values)
-        self._watch.on_epoch(epoch)
+        if score is not None:
+            self._watch.on_epoch(epoch, score)
         self.checkpoint(progress, state)
 
     def end(self, metrics: Mapping[str, float], digest: str | None) -> None:

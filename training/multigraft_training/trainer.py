@@ -113,7 +113,9 @@ class Trainer:
                     folder.step(progress, state, rate=rate, **_figures(stage, step, loss))
                 self._close_epoch(progress, stage, plan)
                 report.epoch(progress.epochs[-1], stage.epochs)
-                folder.epoch(progress, state)
+                is_last_stage = progress.stage + 1 == self._objective.num_stages
+                score = stage.score(progress.epochs[-1].metrics) if is_last_stage else None
+                folder.epoch(progress, state, score)
         assert progress.best_epoch is not None
         if len(progress.epochs) < stage.epochs:
             report.note(f"stopped: no epoch after {progress.best} was better")
