@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +88,11 @@ def run(
     train = _encode("train", learnt, task, report)
     validation = _encode("validation", dataset.validation, task, report)
     test = None if dataset.test is None else _encode("test", dataset.test, task, report)
-    objective = make_objective(
-        ObjectiveSetup(
-            recipe=recipe,
-            source=source,
-            spec=spec,
-            folder=folder,
-            data_dir=data_dir,
-            task=task,
-            dataset=dataset,
-            train=train,
-            validation=validation,
-            encode=lambda name, examples: _encode(name, examples, task, report),
-            report=report,
-        )
+    encode = partial(_encode, task=task, report=report)
+    around = ObjectiveSetup(
+        recipe, source, spec, folder, data_dir, task, dataset, train, validation, encode, report
     )
+    objective = make_objective(around)
 
     run_folder = _run_folder(output, recipe, spec, dataset, watch or Watch(), report, processes)
     dtype = pick_dtype(recipe.training.precision, processes.device)
@@ -110,12 +101,8 @@ def run(
     model = _model(recipe, source, spec, folder, task, processes.device, dtype, longest)
     set_base_dropout(model, recipe.training.base_dropout)
     set_head_dropout(model, task, recipe.objective.head_dropout)
-    facts = RunFacts(
-        spec=spec,
-        max_length=_max_length(recipe, source, spec),
-        data_hash=dataset.content_hash,
-        seed=recipe.training.seed,
-    )
+    max_length = _max_length(recipe, source, spec)
+    facts = RunFacts(spec, max_length, data_hash=dataset.content_hash, seed=recipe.training.seed)
     _check_exportable(model, task, facts, source)
     report.note(_summary(recipe, spec, model, dtype, train, validation, test))
     if not processes.is_main:
