@@ -191,6 +191,18 @@ class Client:
         query = httpx.QueryParams({"limit": limit} | ({} if task is None else {"task": task}))
         return json_list(self._send("GET", f"/v1/events?{query}"), "events")
 
+    def create_key(self, **told: Any) -> dict[str, Any]:
+        """A new key, its secret as `key`; `told` are the fields of `POST /v1/keys`."""
+        return json_object(self._send("POST", "/v1/keys", told))
+
+    def keys(self) -> list[dict[str, Any]]:
+        """Every key, without secrets."""
+        return json_list(self._send("GET", "/v1/keys"), "keys")
+
+    def revoke_key(self, id: str) -> dict[str, Any]:
+        """Lets a key open nothing any more."""
+        return json_object(self._send("DELETE", f"/v1/keys/{_part(id)}"))
+
     def engine(self) -> dict[str, Any]:
         """The engine's present state: slots, tiers, queue."""
         return json_object(self._send("GET", "/v1/engine"))

@@ -10,11 +10,14 @@ MultigraftError
 │   └── InvalidDataError            invalid_data
 ├── PayloadTooLargeError            payload_too_large
 ├── AuthenticationError             invalid_api_key
+├── PermissionDeniedError           permission_denied
+├── QuotaError                      rate_limit_exceeded
 ├── NotFoundError
 │   ├── TaskNotFoundError           task_not_found
 │   ├── VersionNotFoundError        version_not_found
 │   ├── FileNotStoredError          file_not_found
 │   ├── JobNotFoundError            job_not_found
+│   ├── KeyNotFoundError            key_not_found
 │   └── RouteNotFoundError          route_not_found
 ├── MethodNotAllowedError           method_not_allowed
 ├── ConflictError                   conflict
@@ -126,6 +129,18 @@ class AuthenticationError(MultigraftError):
     code = "invalid_api_key"
 
 
+class PermissionDeniedError(MultigraftError):
+    """The key is right, but not for this."""
+
+    code = "permission_denied"
+
+
+class QuotaError(MultigraftError):
+    """The key's limit is reached; `data["retry_after"]` is after how many seconds there is room again."""
+
+    code = "rate_limit_exceeded"
+
+
 class NotFoundError(MultigraftError):
     """What the request names does not exist."""
 
@@ -154,6 +169,12 @@ class JobNotFoundError(NotFoundError):
     """No training job has this id."""
 
     code = "job_not_found"
+
+
+class KeyNotFoundError(NotFoundError):
+    """No key has this id."""
+
+    code = "key_not_found"
 
 
 class RouteNotFoundError(NotFoundError):

@@ -129,7 +129,8 @@ class Answer:
     """
 
     def __init__(self, engine: Engine, call: Call, tokens: Tokens, params: SamplingParams | PoolingParams) -> None:
-        """Submits; raises what `EngineLoop.submit` raises. Must run inside an event loop."""
+        """Submits; raises what `EngineLoop.submit` raises, and QuotaError. Must run inside an event loop."""
+        call.note_input(len(tokens.ids))
         self.id = f"row-{next(_numbers)}"
         self.num_prompt_tokens = len(tokens.ids)
         self.num_cached_tokens = 0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,6 +19,7 @@ from multigraft_adapters.bases import Base
 from multigraft_adapters.errors import MultigraftError
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import Store
+from multigraft_server.access.keyring import Keyring
 from multigraft_server.answers import Engine
 from multigraft_server.api import (
     adapters,
@@ -29,6 +30,7 @@ from multigraft_server.api import (
     files,
     health,
     jobs,
+    keys,
     merges,
     models,
     openai_chat,
@@ -38,7 +40,7 @@ from multigraft_server.api import (
     tasks,
     vllm,
 )
-from multigraft_server.api.auth import RequireKey
+from multigraft_server.api.auth import Authenticate, authorise, caller_of, without_other_names
 from multigraft_server.api.middleware import GuardBody, RequestContext
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
@@ -67,6 +69,7 @@ ROUTERS = (
     aliases.router,
     tasks.router,
     events.router,
+    keys.router,
     pins.router,
     merges.router,
     vllm.router,
@@ -103,7 +106,7 @@ def create_app(
     )
     app.state.parts = _make_parts(settings, base, engine, registry, store, metrics)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(authorise)])
     _add_error_handlers(app, settings)
     return app
 
@@ -123,6 +126,7 @@ def _make_parts(
         vocabulary=Vocabulary.of(base.tokenizer, base.eos_token_ids),
         engine=engine,
         registry=registry,
+        keyring=Keyring(registry, settings.api_key),
         store=store,
         metrics=metrics,
         leases=leases,
@@ -158,7 +162,7 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
     """Outermost first: ids and errors, then the key, then the body."""
     return [
         Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds),
-        Middleware(RequireKey, api_key=settings.api_key),
+        Middleware(Authenticate),
         Middleware(
             GuardBody,
             max_bytes=settings.max_body_bytes,
@@ -170,8 +174,9 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
 
 
 def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
-    async def answer(_request: Request, error: Exception) -> Response:
-        return error_response(error, retry_after_seconds=settings.retry_after_seconds)
+    async def answer(request: Request, error: Exception) -> Response:
+        shown = without_other_names(error, caller_of(request))
+        return error_response(shown, retry_after_seconds=settings.retry_after_seconds)
 
     for kind in (MultigraftError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer)
@@ -180,7 +185,8 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
-    follower = Follower(parts.registry, parts.residency.tend, parts.merging.tend, Trimmer().tend)
+    tended = (parts.keyring.refresh, parts.residency.tend, parts.merging.tend, Trimmer().tend)
+    follower = Follower(parts.registry, *tended)
     parts.engine.start()
     await asyncio.to_thread(follower.start)
     try:

@@ -15,10 +15,13 @@ from multigraft_adapters.errors import (
     MultigraftError,
     NotFoundError,
     PayloadTooLargeError,
+    PermissionDeniedError,
+    QuotaError,
     RequestCancelledError,
     UnavailableError,
 )
 from multigraft_adapters.registry import Version
+from multigraft_server.access.callers import ANYONE, Caller
 from multigraft_server.engine.requests import BASE_DIGEST, Timing
 from multigraft_server.leases import Lease
 from multigraft_server.metrics import Metrics, Outcome
@@ -51,12 +54,14 @@ class Target:
 class Terms:
     """What a caller asks of the routing and the scheduling. Lower priorities go first; None: the server's own
     timeout; only requests of one salt share cached prefixes; those of one sticky key get one version of a split.
+    `caller` is who asks, whose tokens count.
     """
 
     priority: int = 0
     timeout_seconds: float | None = None
     cache_salt: str = ""
     sticky: str | None = None
+    caller: Caller = ANYONE
 
 
 class Call:
@@ -121,6 +126,11 @@ class Call:
         if self._lease.revoked is not None:
             end(self._lease.revoked)
 
+    def note_input(self, num_tokens: int) -> None:
+        """A row of this prediction is to read so many tokens. Raises QuotaError when the caller's are used up."""
+        self.terms.caller.check_tokens()
+        self.terms.caller.spend_tokens(num_tokens)
+
     def note_timing(self, timing: Timing) -> None:
         """A row of this prediction is complete."""
         self.step_adapters = max(self.step_adapters, timing.step_adapters)
@@ -128,6 +138,7 @@ class Call:
 
     def note_token(self, now: float, last: float | None) -> None:
         """A row of this prediction has a new token; `last` is when it got the one before."""
+        self.terms.caller.spend_tokens(1)
         if last is None:
             self._metrics.first_token(self.target.task, now - self.arrival)
         else:
@@ -151,7 +162,9 @@ def outcome_of(error: BaseException | None) -> Outcome:
             return "ok"
         case RequestCancelledError() | asyncio.CancelledError() | GeneratorExit():
             return "cancelled"
-        case InputError() | NotFoundError() | PayloadTooLargeError():
+        case QuotaError():
+            return "limited"
+        case PermissionDeniedError() | InputError() | NotFoundError() | PayloadTooLargeError():
             return "invalid"
         case UnavailableError():
             return "unavailable"

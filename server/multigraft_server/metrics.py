@@ -19,7 +19,7 @@ OTHER = "__other__"
 UNKNOWN = "__unknown__"
 """The label of references that name no task; names that callers make up are never labels."""
 
-Outcome = Literal["ok", "invalid", "cancelled", "unavailable", "deadline", "failed"]
+Outcome = Literal["ok", "invalid", "cancelled", "unavailable", "deadline", "limited", "failed"]
 
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -8,6 +8,7 @@ from datetime import datetime
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import Store
+from multigraft_server.access.keyring import Keyring
 from multigraft_server.answers import Engine
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.images import ImageReader
@@ -30,6 +31,7 @@ class Parts:
     vocabulary: Vocabulary
     engine: Engine
     registry: Registry
+    keyring: Keyring
     store: Store
     metrics: Metrics
     leases: Leases

@@ -10,6 +10,8 @@ from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
 from multigraft_adapters.methods import virtual_tokens
 from multigraft_adapters.registry import Registry, Routed, Version, parse_reference, point_of
+from multigraft_adapters.registry.names import unknown_task
+from multigraft_server.access.callers import ANYONE, Caller
 from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
@@ -47,6 +49,7 @@ class Router:
         """
         arrival = time.monotonic()
         try:
+            self._check(ref, terms.caller)
             target = await self._draw(ref, terms.sticky)
         except MultigraftError as error:
             self._metrics.request(UNKNOWN, outcome_of(error), time.monotonic() - arrival)
@@ -55,12 +58,20 @@ class Router:
         seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
         return Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
 
-    def resolve(self, ref: str) -> Target:
+    def resolve(self, ref: str, caller: Caller = ANYONE) -> Target:
         """Who answers the reference now, most often where it is split. Reads the registry; raises as `open`."""
+        self._check(ref, caller)
         if parse_reference(ref, self.spec.name).task is None:
             return Target(ref, self.spec.name, None)
         version = self._registry.resolve(ref)
         return Target(ref, version.task, version)
+
+    def _check(self, ref: str, caller: Caller) -> None:
+        """Raises TaskNotFoundError for what the caller may not ask, as if it did not exist."""
+        task = parse_reference(ref, self.spec.name).task
+        may = caller.may_infer_base(self.spec.name) if task is None else caller.may_infer(task)
+        if not may:
+            raise unknown_task(task or self.spec.name, ())
 
     async def _draw(self, ref: str, sticky: str | None) -> Target:
         task, selector = parse_reference(ref, self.spec.name)

@@ -4,6 +4,7 @@ from multigraft_adapters.commands.aliases import promote, rollback
 from multigraft_adapters.commands.history import events
 from multigraft_adapters.commands.importing import importing
 from multigraft_adapters.commands.inference import chat, predict
+from multigraft_adapters.commands.keys import keys
 from multigraft_adapters.commands.listing import tasks
 from multigraft_adapters.commands.upload import push
 from multigraft_adapters.commands.versions import diff, retire
@@ -13,6 +14,7 @@ __all__ = [
     "diff",
     "events",
     "importing",
+    "keys",
     "predict",
     "promote",
     "push",

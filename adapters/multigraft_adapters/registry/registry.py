@@ -17,6 +17,7 @@ from multigraft_adapters.registry.database import WAIT_SECONDS, Database, open_d
 from multigraft_adapters.registry.files import Files
 from multigraft_adapters.registry.job_leases import JobLeases
 from multigraft_adapters.registry.jobs import Jobs
+from multigraft_adapters.registry.keys import Keys
 from multigraft_adapters.registry.lookups import Listing, Lookups
 from multigraft_adapters.registry.names import (
     PRODUCTION,
@@ -52,6 +53,7 @@ class Registry:
         self._newest = 0
         self.files = Files(database)
         self.jobs = Jobs(database)
+        self.keys = Keys(database)
 
     @classmethod
     def open(cls, place: Path | str, base_name: str, *, wait_seconds: float = WAIT_SECONDS) -> Registry:
@@ -77,6 +79,7 @@ class Registry:
         *,
         alias: str | None = None,
         if_match: int | None = None,
+        tenant: str | None = None,
         actor: str = "",
         also: Callable[[Session, Version], None] | None = None,
     ) -> tuple[Version, bool]:
@@ -85,16 +88,18 @@ class Registry:
         An adapter that the task already has (the same digest) answers its existing version and False; one that
         was retired is served again. `alias` is pointed at the version in either case, in the same transaction
         (`if_match` as in `set_alias`), and `also` is done, which may refuse all of it by raising.
-        Raises InvalidRequestError for a name that is not allowed.
+        A new task is the `tenant`'s. Raises InvalidRequestError for a name that is not allowed, ConflictError for
+        a tenant's upload to a task that is not its own.
         """
         check_task_name(task, self._base_name)
         if alias is not None:
             check_alias_name(alias)
         with self._write() as session:
+            _check_owner(session, task, tenant)
             row = session.scalar(select(VersionRow).filter_by(task=task, digest=adapter.digest))
             created = row is None
             if row is None:
-                row = insert_version(session, task, adapter)
+                row = insert_version(session, task, adapter, tenant)
                 record(session, actor, "add_version", task, {"version": row.number, "digest": row.digest})
             elif row.retired_at is not None:
                 row.retired_at = None
@@ -351,6 +356,13 @@ class Registry:
         with self._database.writing() as session:
             yield session
         self._lookups.forget(session.info.get(CHANGED, ()))
+
+
+def _check_owner(session: Session, task: str, tenant: str | None) -> None:
+    """Raises ConflictError when a tenant's upload would go to a task that is not its own."""
+    owner = session.get(TaskRow, task)
+    if tenant is not None and owner is not None and owner.tenant != tenant:
+        raise ConflictError(f"the name {task!r} is taken; choose another", param="task")
 
 
 def _list(session: Session, counter: int, before: Listing | None) -> Listing:

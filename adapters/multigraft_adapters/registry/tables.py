@@ -40,7 +40,7 @@ class Table(DeclarativeBase):
 
 class TaskRow(Table):
     """A task. `next_number` only grows, so that a version's number is never used twice. One with `pinned_at` is to
-    stay in memory."""
+    stay in memory. Only keys of its `tenant` see it; None: only keys without a tenant."""
 
     __tablename__ = "tasks"
 
@@ -48,6 +48,7 @@ class TaskRow(Table):
     next_number: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     pinned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    tenant: Mapped[str | None] = mapped_column(String(64))
 
 
 class VersionRow(Table):

@@ -25,12 +25,12 @@ CHANGED = "changed"
 """Where a session has the names of the tasks that its transaction changes."""
 
 
-def insert_version(session: Session, task: str, adapter: Registrable) -> VersionRow:
-    """The adapter as the task's next version, and the task if it is new."""
+def insert_version(session: Session, task: str, adapter: Registrable, tenant: str | None = None) -> VersionRow:
+    """The adapter as the task's next version, and the task if it is new, as the tenant's."""
     now = datetime.now(UTC)
     owner = session.get(TaskRow, task)
     if owner is None:
-        owner = TaskRow(name=task, next_number=1, created_at=now)
+        owner = TaskRow(name=task, next_number=1, created_at=now, tenant=tenant)
         session.add(owner)
         session.flush()
     row = VersionRow(

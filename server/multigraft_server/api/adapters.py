@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from fastapi import APIRouter, Request
@@ -9,9 +10,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.declaration import PART, TaskDeclaration, parse_declaration
-from multigraft_adapters.errors import InvalidAdapterError, StoreUnavailableError
+from multigraft_adapters.errors import InvalidAdapterError, PermissionDeniedError, StoreUnavailableError
 from multigraft_adapters.registry import check_alias_name, check_task_name
 from multigraft_adapters.verify import VerifiedAdapter, verify
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.parts import Parts
 
@@ -23,7 +25,7 @@ router = APIRouter()
 
 @router.post("/v1/tasks/{task}/versions")
 async def upload(
-    task: str, request: Request, parts: PartsDep, actor: ActorDep, alias: str | None = None
+    task: str, request: Request, parts: PartsDep, actor: ActorDep, caller: CallerDep, alias: str | None = None
 ) -> Response:
     """Verify an adapter and make it the task's next version; the same content again is the version it was.
 
@@ -32,13 +34,19 @@ async def upload(
     check_task_name(task, parts.spec.name)
     if alias is not None:
         check_alias_name(alias)
+        if not caller.may("promote"):
+            raise PermissionDeniedError("the key has not the scope 'promote', which ?alias= needs")
     with parts.uploads.admitted():
         files, declaration = await _read_upload(request)
         adapter = await parts.uploads.run(lambda: _keep(parts, files, declaration))
         if alias is not None:
             await parts.residency.load_before_promotion(task, digests=[adapter.digest])
         add = parts.registry.add_version
-        version, is_new = await parts.uploads.run(lambda: add(task, adapter, alias=alias, actor=actor))
+        version, is_new = await parts.uploads.run(
+            lambda: add(task, adapter, alias=alias, tenant=caller.tenant, actor=actor)
+        )
+        if version.number == 1:
+            await asyncio.to_thread(parts.keyring.refresh)
     answer = {"task": version.task, "version": version.number, "digest": version.digest}
     return JSONResponse(answer, 201 if is_new else 200)
 

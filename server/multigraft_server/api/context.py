@@ -6,13 +6,14 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.calls import Call
 from multigraft_server.engine.requests import BASE_DIGEST
 from multigraft_server.parts import Parts
 
 STEP_ADAPTERS = "x-multigraft-step-adapters"
 ACTOR = "http"
-"""Who the registry's events name where a caller does not say: there is one key, so nothing else is known."""
+"""Who the registry's events name where a caller does not say."""
 
 
 async def _parts(request: Request) -> Parts:
@@ -26,15 +27,17 @@ PartsDep = Annotated[Parts, Depends(_parts)]
 
 
 async def _actor(
+    caller: CallerDep,
     x_multigraft_actor: Annotated[
         str | None, Header(pattern=r"^[ -~]{1,128}$", description="who the registry's events name")
     ] = None,
 ) -> str:
-    return x_multigraft_actor or ACTOR
+    told = x_multigraft_actor or ACTOR
+    return told if caller.name is None else f"{told}, {caller.name}"
 
 
 ActorDep = Annotated[str, Depends(_actor)]
-"""Who changes something, as the caller says in `x-multigraft-actor`."""
+"""Who changes something, as the caller says in `x-multigraft-actor`, and its key if it has one of its own."""
 
 
 def answer_headers(call: Call) -> dict[str, str]:

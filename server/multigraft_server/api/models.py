@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from multigraft_adapters.registry import PRODUCTION, Task, Version
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import PartsDep
 from multigraft_server.parts import Parts
 
@@ -16,17 +17,19 @@ router = APIRouter()
 
 
 @router.get("/v1/models")
-async def list_models(parts: PartsDep) -> dict[str, Any]:
-    """The base and every task that has a production version."""
+async def list_models(parts: PartsDep, caller: CallerDep) -> dict[str, Any]:
+    """The base and every task that has a production version, as far as the caller may ask them."""
     tasks = await asyncio.to_thread(parts.registry.tasks)
-    models = [_task_model(parts, task.name, version) for task in tasks if (version := _production(task))]
-    return {"object": "list", "data": [_base_model(parts), *models]}
+    shown = [task for task in tasks if caller.may_infer(task.name)]
+    models = [_task_model(parts, task.name, version) for task in shown if (version := _production(task))]
+    base = [_base_model(parts)] if caller.may_infer_base(parts.spec.name) else []
+    return {"object": "list", "data": [*base, *models]}
 
 
 @router.get("/v1/models/{ref:path}")
-async def get_model(ref: str, parts: PartsDep) -> dict[str, Any]:
+async def get_model(ref: str, parts: PartsDep, caller: CallerDep) -> dict[str, Any]:
     """What a reference means now: the base, or a version of a task."""
-    target = await asyncio.to_thread(parts.router.resolve, ref)
+    target = await asyncio.to_thread(parts.router.resolve, ref, caller)
     return _task_model(parts, ref, target.version) if target.version else _base_model(parts)
 
 

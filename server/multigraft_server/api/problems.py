@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.InvalidDataError: _INVALID,
     errors.PayloadTooLargeError: Problem(413, "invalid_request_error"),
     errors.AuthenticationError: Problem(401, "authentication_error"),
+    errors.PermissionDeniedError: Problem(403, "permission_error"),
+    errors.QuotaError: Problem(429, "rate_limit_error"),
     errors.NotFoundError: _NOT_FOUND,
+    errors.KeyNotFoundError: _NOT_FOUND,
     errors.TaskNotFoundError: _NOT_FOUND,
     errors.VersionNotFoundError: _NOT_FOUND,
     errors.FileNotStoredError: _NOT_FOUND,
@@ -130,6 +134,8 @@ def _headers(error: errors.MultigraftError, status: int, retry_after_seconds: in
             headers["etag"] = f'"{error.data["revision"]}"'
     if status == 503:
         headers["retry-after"] = str(retry_after_seconds)
+    if status == 429:
+        headers["retry-after"] = str(max(1, math.ceil(error.data.get("retry_after", 1))))
     return headers
 
 

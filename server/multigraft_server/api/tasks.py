@@ -10,7 +10,9 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.registry import Task, Version
+from multigraft_server.access.callers import Caller
 from multigraft_server.api.aliases import alias_json
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.api.schemas import TagBody
 from multigraft_server.parts import Parts
@@ -19,9 +21,9 @@ router = APIRouter()
 
 
 @router.get("/v1/tasks")
-async def list_tasks(parts: PartsDep) -> Response:
-    """Every task, by name."""
-    return await asyncio.to_thread(_listing, parts)
+async def list_tasks(parts: PartsDep, caller: CallerDep) -> Response:
+    """Every task that the caller sees, by name."""
+    return await asyncio.to_thread(_listing, parts, caller)
 
 
 @router.get("/v1/tasks/{task}")
@@ -62,10 +64,10 @@ async def remove_tag(task: str, number: int, tag: str, parts: PartsDep, actor: A
     return {"task": task, "version": number, "tags": dict(version.tags)}
 
 
-def _listing(parts: Parts) -> Response:
+def _listing(parts: Parts, caller: Caller) -> Response:
     shown = _Shown.now(parts)
     # Written at once: the framework would walk through all of it, which takes longer than everything else.
-    return JSONResponse({"tasks": [shown.task(task) for task in parts.registry.tasks()]})
+    return JSONResponse({"tasks": [shown.task(task) for task in parts.registry.tasks() if caller.sees(task.name)]})
 
 
 @dataclass(frozen=True, slots=True)

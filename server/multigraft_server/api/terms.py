@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Header
 from pydantic import BaseModel, Field
 
+from multigraft_server.access.callers import Caller
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.calls import Terms
 
 MAX_KEY_CHARS = 256
@@ -17,13 +19,15 @@ CacheSalt = Annotated[str, Field(min_length=1, max_length=256)]
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What the headers say: how long the answer is worth computing, and the key that a split sticks to."""
+    """How long the answer is worth computing, the key that a split sticks to, and who asks: what headers say."""
 
     timeout_seconds: float | None
     sticky: str | None
+    caller: Caller
 
 
 async def _asking(
+    caller: CallerDep,
     x_request_timeout: Annotated[
         float | None,
         Header(gt=0, allow_inf_nan=False, description="seconds that the answer is worth computing for"),
@@ -33,7 +37,7 @@ async def _asking(
         Header(max_length=MAX_KEY_CHARS, description="requests with one key get one version of a split alias"),
     ] = None,
 ) -> Asking:
-    return Asking(x_request_timeout, x_multigraft_sticky)
+    return Asking(x_request_timeout, x_multigraft_sticky, caller)
 
 
 AskingDep = Annotated[Asking, Depends(_asking)]
@@ -49,4 +53,6 @@ class TermsBody(BaseModel):
 
     def terms(self, asking: Asking) -> Terms:
         """All that was asked for."""
-        return Terms(self.priority, asking.timeout_seconds, self.cache_salt or "", asking.sticky or None)
+        caller = asking.caller
+        salt = caller.salted(self.cache_salt or "")
+        return Terms(self.priority, asking.timeout_seconds, salt, asking.sticky or None, caller)

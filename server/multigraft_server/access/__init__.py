@@ -1,0 +1,1 @@
+"""Who calls: keys as the server knows them, and what each may use."""

@@ -1,0 +1,77 @@
+"""The keys as this process knows them: read again when the registry changes, so that no request waits for it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime
+
+from multigraft_adapters.registry import Registry
+from multigraft_adapters.registry.keys import SECRET, Key, hash_of
+from multigraft_server.access.callers import ANYONE, Caller
+from multigraft_server.access.limits import Limits
+
+
+class Keyring:
+    """Tells who has a secret. `refresh` is called when the server starts, from time to time, and after a change of
+    this process'; while the registry cannot be read, what was last known is true."""
+
+    def __init__(self, registry: Registry, api_key: str | None) -> None:
+        self._registry = registry
+        self._own = _digest(api_key) if api_key else None
+        self._keys: dict[str, Key] | None = None
+        self._owners: dict[str, str | None] = {}
+        self._limits: dict[str, Limits] = {}
+        self._counter = -1
+
+    def refresh(self) -> None:
+        """Read the keys, and whose tasks are, if anything has changed. Raises RegistryUnavailableError."""
+        counter = self._registry.change_counter()
+        if counter == self._counter:
+            return
+        keys, self._owners = self._registry.keys.with_tenants()
+        for key in keys:
+            if key.id not in self._limits:
+                self._limits[key.id] = Limits(key.new)
+        self._keys = {key.id: key for key in keys}
+        self._counter = counter
+
+    def caller_of(self, authorization: str) -> Caller | None:
+        """Who sent the header `Authorization`; None where the server is closed to it.
+
+        Without a key of its own, and as long as nobody has made one, the server is open to anyone.
+        """
+        if self._own is None and self._keys is not None and not self._keys:
+            return ANYONE
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        secret = secret.strip()
+        # Both digests have one length, so the comparison takes the same time for every secret.
+        if self._own is not None and hmac.compare_digest(_digest(secret), self._own):
+            return ANYONE
+        key = self._key_of(secret)
+        return None if key is None else self._caller(key)
+
+    def _key_of(self, secret: str) -> Key | None:
+        found = SECRET.fullmatch(secret)
+        key = (self._keys or {}).get(found[1]) if found else None
+        if key is None or not hmac.compare_digest(hash_of(secret), key.secret_hash):
+            return None
+        is_over = key.new.expires_at is not None and key.new.expires_at <= datetime.now(UTC)
+        return None if is_over or key.revoked_at is not None else key
+
+    def _caller(self, key: Key) -> Caller:
+        new = key.new
+        limits = self._limits[key.id]
+        return Caller(
+            name=f"key {key.id} {new.name}",
+            scopes=new.scopes,
+            tenant=new.tenant,
+            limits=limits if any(limits.of) else None,
+            owner_of=lambda task: self._owners.get(task),
+        )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
