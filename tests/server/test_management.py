@@ -121,9 +121,8 @@ def test_the_engine_s_state_names_what_is_in_the_slots(served: Served) -> None:
 
 def test_the_engine_tells_what_memory_it_has_taken(served: Served) -> None:
     before = served.http.get("/v1/engine").json()["bytes"]
-    assert before == dict.fromkeys(("banks", "heads", "kv_cache", "prefix_cache", "host"), 0) | {
-        "weights": before["weights"]
-    }
+    parts = ("merged_weights", "banks", "heads", "kv_cache", "prefix_cache", "host")
+    assert before == dict.fromkeys(parts, 0) | {"weights": before["weights"]}
     served.predict("topic", "where is it")
     served.http.post("/v1/completions", json={"model": "tiny-llama", "prompt": "it is", "max_tokens": 2})
     after = served.http.get("/v1/engine").json()["bytes"]
