@@ -84,7 +84,7 @@ def make_rows(cells: Sequence[Cell], spec: BaseSpec) -> list[Row]:
 def ask_alone(base: Base, rows: Sequence[Row]) -> list[Answer]:
     """One row after the other through one slot: each adapter is written over the one before."""
     with running_engine(base, _adapters(rows), EngineSettings(slots=1)) as loop:
-        return [_answer(row, *run_together(loop, [row.request])) for row in rows]
+        return [answer_of(row, *run_together(loop, [row.request])) for row in rows]
 
 
 def ask_in_one_step(base: Base, rows: Sequence[Row]) -> list[Answer]:
@@ -100,7 +100,7 @@ def ask_in_one_step(base: Base, rows: Sequence[Row]) -> list[Answer]:
     for outcome in outcomes:
         assert isinstance(outcome.last, Finished), outcome.last
         assert outcome.last.timing.step_adapters == len(rows) + 1
-    return [_answer(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    return [answer_of(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
 
 def ask_in_many_steps(base: Base, rows: Sequence[Row]) -> list[Answer]:
@@ -108,7 +108,7 @@ def ask_in_many_steps(base: Base, rows: Sequence[Row]) -> list[Answer]:
     settings = EngineSettings(slots=5, max_running_rows=16, max_step_tokens=64)
     with running_engine(base, _adapters(rows), settings) as loop:
         outcomes = run_together(loop, [row.request for row in rows])
-    return [_answer(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    return [answer_of(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
 
 def _input(cell: Cell, index: int, spec: BaseSpec, generator: torch.Generator) -> Input:
@@ -130,7 +130,7 @@ def _adapters(rows: Sequence[Row]) -> dict[str, Any]:
     return adapters
 
 
-def _answer(row: Row, outcome: Outcome) -> Answer:
+def answer_of(row: Row, outcome: Outcome) -> Answer:
     if row.cell.form.peft_type != "CAUSAL_LM":
         return Answer(outcome.values)
     best = torch.tensor([event.top_logprobs for event in outcome.events if isinstance(event, Token)])

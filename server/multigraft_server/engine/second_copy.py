@@ -119,7 +119,7 @@ class SecondCopy:
         self, delta: MergeableDelta, paths: list[str], weight: Tensor, bias: Tensor | None
     ) -> Generator[None, None, Tensor | None]:
         """Merge what paths change of one original's weight, in its place; gives its bias."""
-        wide = None if bias is None else bias.float()
+        wide = None if bias is None else bias.float().clone()
         for path in paths:
             rows = self._rows(path, len(weight))
             if changes_weight(delta, path):
