@@ -13,6 +13,7 @@ from multigraft_loadtest.inside import profile as measure_profile
 from multigraft_loadtest.options import (
     comparison_options,
     loop_options,
+    merge_options,
     place_options,
     report_options,
     storm_options,
@@ -39,6 +40,7 @@ def loadtest() -> None:
     multigraft loadtest compare --quick                  against PEFT, and the base in process
     multigraft loadtest tax                              what each method costs
     multigraft loadtest swap-storm                       right answers while versions come and go
+    multigraft loadtest merge                            what merging a hot task gains
     multigraft loadtest many                             more tasks than slots, cold ones, thousands of them
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
@@ -145,6 +147,32 @@ def many(**options: Any) -> None:
     with ending_on_signals():
         report = command.many(options)
     _finish(report, command.many_table(report), options["json_file"])
+    if options["strict"] and has_missed(report["rows"]):
+        raise click.exceptions.Exit(1)
+
+
+@loadtest.command()
+@merge_options
+@comparison_options
+def merge(**options: Any) -> None:
+    """Measure what merging a hot task gains: never, always and by the policy, over shares and in bursts.
+
+    One server on each base goes from mode to mode, so that all sides have the same process and take turns;
+    decoders generate (workload G), encoders classify (C). SERVE_OPTIONS, behind --, go to the servers.
+
+    \b
+    multigraft loadtest merge --json merge.json --svg merge.svg
+    multigraft loadtest merge --quick --base minilm
+    """
+    from multigraft_loadtest.goals import has_missed
+    from multigraft_loadtest.merge import command
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        report = command.merge(options)
+    if options["svg"] is not None:
+        _write_file(options["svg"], command.draw(report))
+    _finish(report, command.merge_tables(report), options["json_file"])
     if options["strict"] and has_missed(report["rows"]):
         raise click.exceptions.Exit(1)
 

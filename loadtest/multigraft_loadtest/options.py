@@ -117,6 +117,18 @@ comparison_options = _options(
     json_option,
     serve_argument,
 )
+merge_options = _options(
+    click.option(
+        "--base", "bases", multiple=True, help="A base; may be repeated.  [default: smollm2, then minilm]"
+    ),
+    click.option(
+        "--switches", type=click.IntRange(0), help="Of the check of answers.  [default: 100, with --quick 10]"
+    ),
+    click.option(
+        "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Write the plot of gain over share."
+    ),
+    strict_option,
+)
 storm_options = _options(
     click.option("--minutes", type=click.FloatRange(0.05), default=5.0, show_default=True, help="On all bases."),
     click.option("--tasks", type=click.IntRange(2, 99), default=32, show_default=True),

@@ -12,9 +12,9 @@ from multigraft_loadtest.show import NAMES, seconds
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #6b7785; --paper: #fff; --rule: #dde3ea;
-  --one: #2a6fdb; --two: #d9662b; --bad: #b3261e; }
+  --one: #2a6fdb; --two: #d9662b; --three: #2b8a5b; --four: #8a4fbf; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6ebf1; --soft: #98a4b3; --paper: #12171d; --rule: #2c3642;
-  --one: #6ea8ff; --two: #f0965f; --bad: #ff8a80; } }
+  --one: #6ea8ff; --two: #f0965f; --three: #63c795; --four: #c39bee; --bad: #ff8a80; } }
 body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
   font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -28,6 +28,8 @@ svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 13px
 .bar { fill: var(--one); } .grid { stroke: var(--rule); } .mark { stroke: var(--two); stroke-dasharray: 4 3; }
 .line { fill: none; stroke-width: 2; } path.line0 { stroke: var(--one); } path.line1 { stroke: var(--two); }
 .dot.line0, svg text.line0 { fill: var(--one); } .dot.line1, svg text.line1 { fill: var(--two); }
+path.line2 { stroke: var(--three); } .dot.line2, svg text.line2 { fill: var(--three); }
+path.line3 { stroke: var(--four); } .dot.line3, svg text.line3 { fill: var(--four); }
 .bad { color: var(--bad); } pre { overflow-x: auto; font-size: 12px; }
 """
 MAX_BARS = 64

@@ -75,6 +75,25 @@ def draw_lines(title: str, edges: Sequence[float], series: Mapping[str, Sequence
     return _figure(f"{title} ({unit})", parts, HEIGHT)
 
 
+def draw_curves(
+    title: str, ticks_x: Sequence[str], series: Mapping[str, Sequence[float | None]], unit: str
+) -> str:
+    """Values at places that are named and equally far apart, one line for each name."""
+    most = max((value for values in series.values() for value in values if value is not None), default=1.0) or 1.0
+    gap = INNER / max(1, len(ticks_x))
+    places = [LEFT + gap * (at + 0.5) for at in range(len(ticks_x))]
+    parts = [_grid_y(most, short), *(_tick_x(x, label) for x, label in zip(places, ticks_x, strict=True))]
+    for index, (name, values) in enumerate(series.items()):
+        points = [
+            None if value is None else (x, TOP + DEEP * (1 - value / most), f"{name}, {label}: {value:.3g}")
+            for x, label, value in zip(places, ticks_x, values, strict=True)
+        ]
+        parts.append(_line(points, index))
+        place = f'x="{LEFT + 8 + 130 * index}" y="{TOP + DEEP - 8}"'
+        parts.append(f'<text class="key line{index}" {place}>{escape(name)}</text>')
+    return _figure(f"{title} ({unit})", parts, HEIGHT)
+
+
 def draw_bars(title: str, values: Mapping[str, float], unit: str) -> str:
     """One horizontal bar for each name."""
     most = max(values.values(), default=0.0) or 1.0

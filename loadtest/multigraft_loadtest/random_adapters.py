@@ -55,6 +55,15 @@ def random_adapter(
     return RandomAdapter(f"{method}-{index}", method, files, declaration)
 
 
+def head_only(shape: Shape, name: str, labels: int) -> RandomAdapter:
+    """A random head on the bare base, with no delta: what a classification costs without one."""
+    tensors = _head(shape, f"{PREFIX}{shape.head}", labels, np.random.default_rng([labels, len(METHODS)]))
+    config = {"peft_type": "HEAD", "task_type": "SEQ_CLS", "modules_to_save": [shape.head]}
+    names = {str(label): f"label-{label}" for label in range(labels)}
+    files = {CONFIG: json.dumps(config).encode(), TENSORS: safetensors.numpy.save(dict(tensors), {"format": "pt"})}
+    return RandomAdapter(name, "head", files, {"task_type": "text-classification", "id2label": names})
+
+
 def label_count(index: int) -> int:
     """How many labels the classification task of this number has: eight different counts, 2 to 9."""
     return 2 + index % 8
