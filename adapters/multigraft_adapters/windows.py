@@ -7,6 +7,11 @@ from typing import Any
 
 Range = tuple[int, int]
 
+QUESTION_WINDOW = 384
+"""Tokens of a window over a question's context, the question among them; fewer where a row may have no more."""
+QUESTION_STRIDE = 128
+"""Tokens that such windows share."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
@@ -86,6 +91,12 @@ def cut(text: ReadText, size: int, stride: int) -> list[ReadText]:
     starts = range(0, count, room - stride)
     windows = num_windows(count, room, stride)
     return [text.part(start, min(start + room, count)) for start in starts[:windows]]
+
+
+def usual_stride(size: int, room: int) -> int:
+    """How many tokens windows of `size` share, which have `room` for the context, where nobody says."""
+    usual = min(size // 2, QUESTION_STRIDE)
+    return usual if usual < room else room // 2
 
 
 def _words(ids: list[int | None], offsets: list[Range], start: int, stop: int) -> list[Range | None]:

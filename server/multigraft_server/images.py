@@ -6,20 +6,14 @@ import asyncio
 import base64
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
-
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-from transformers.image_utils import load_image
 
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_adapters.pictures import read_pixels
 from multigraft_server.reading import Reader
 from multigraft_server.tokenising import Tokens
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""The types that are read, by Pillow's names; of one that moves, the first picture."""
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII | re.IGNORECASE)
 
 
@@ -30,7 +24,7 @@ class ImageReader(Reader):
         super().__init__("decode", threads)
         assert spec.image is not None  # on a base of texts there is none
         self._processor = processor
-        self._shape = (spec.image.channels, spec.image.height, spec.image.width)
+        self._shape = spec.image
         self._ids = (0,) * spec.max_length
         self._max_pixels = max_pixels
 
@@ -48,41 +42,8 @@ class ImageReader(Reader):
 
     def _decode(self, image: str | bytes, param: str) -> Tokens:
         data = image if isinstance(image, bytes) else _from_base64(image, param)
-        picture = self._open(data, param)
-        pixels = np.asarray(self._processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
-        if pixels.shape != self._shape:
-            raise InvalidRequestError(
-                f"{param} becomes pixels of shape {list(pixels.shape)}, the base takes {list(self._shape)}",
-                param=param,
-            )
+        pixels = read_pixels(data, param, self._processor, self._shape, self._max_pixels)
         return Tokens(self._ids, pixels=pixels)
-
-    def _open(self, data: bytes, param: str) -> Image.Image:
-        """The image as transformers' pipelines open it: turned as its EXIF data say, in RGB."""
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                self._check_size(image, param)
-                return load_image(image)
-        except InvalidRequestError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise self._too_large(param) from None
-        except UnidentifiedImageError:
-            known = ", ".join(FORMATS)
-            raise InvalidRequestError(
-                f"{param} is no image of a type that is read: {known}", param=param
-            ) from None
-        except Exception as error:  # a broken file can raise anything in Pillow's decoders
-            raise InvalidRequestError(f"{param} is a broken image: {error}", param=param) from None
-
-    def _check_size(self, image: Image.Image, param: str) -> None:
-        if image.width * image.height > self._max_pixels:
-            raise self._too_large(param)
-        if image.width * image.height == 0:
-            raise InvalidRequestError(f"{param} is an image without pixels", param=param)
-
-    def _too_large(self, param: str) -> InvalidRequestError:
-        return InvalidRequestError(f"{param} has more than {self._max_pixels} pixels", param=param)
 
 
 def _from_base64(text: str, param: str) -> bytes:

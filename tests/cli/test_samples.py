@@ -84,3 +84,30 @@ def test_texts_agree_by_their_first_word(served: str, agrees: bool, difference: 
         comparison = compare("text-generation", stored, answer)
         assert comparison.agrees is agrees
         assert comparison.difference == pytest.approx(difference)
+
+
+ENTITIES = [{"entity_group": "PER", "score": 0.9, "word": "Ada", "start": 0, "end": 3}]
+
+
+@pytest.mark.parametrize(
+    ("served", "agrees", "difference"),
+    [
+        (ENTITIES, True, 0.0),
+        ([ENTITIES[0] | {"score": 0.89}], True, 0.01),
+        ([ENTITIES[0] | {"score": 0.5}], False, 0.4),
+        ([ENTITIES[0] | {"entity_group": "LOC"}], False, 1.0),
+        ([], False, 1.0),
+        ({"answer": "Ada"}, False, None),
+    ],
+)
+def test_entities_agree_by_what_they_are_and_where(served: Any, agrees: bool, difference: float | None) -> None:
+    comparison = compare("token-classification", ENTITIES, served, 0.02)
+    assert comparison.agrees is agrees
+    assert comparison.difference == (None if difference is None else pytest.approx(difference))
+
+
+def test_answers_to_a_question_agree_by_their_passage() -> None:
+    stored = {"answer": "Ada", "score": 0.9, "start": 6, "end": 9}
+    assert compare("question-answering", stored, stored | {"score": 0.91}).agrees
+    assert not compare("question-answering", stored, stored | {"start": 16, "end": 19}).agrees
+    assert not compare("question-answering", stored, None).agrees

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from multigraft_training.recipe import read_recipe
@@ -23,6 +24,53 @@ CHAT_ROWS = [
     for i in range(16)
 ]
 COMPLETION_ROWS = [{"prompt": f"count {i}", "completion": f" {i + 1}"} for i in range(16)]
+
+NAMES = ("Ada", "Bo", "Cy", "Di")
+TAG_ROWS: list[dict[str, Any]] = [
+    {"tokens": ["ask", name, "in", place], "tags": ["O", "B-PER", "O", "B-LOC"]}
+    for name in NAMES
+    for place in ("Rom", "Ulm", "Bonn", "Oslo")
+]
+QUESTION_ROWS: list[dict[str, Any]] = [
+    {
+        "question": "who?",
+        "context": f"it is {name} today",
+        "answers": {"text": [name], "answer_start": [6]},
+    }
+    for name in NAMES
+] * 4
+PAIR_ROWS: list[dict[str, Any]] = [
+    {"text": f"{name} is here", "text_pair": f"here is {name}"} for name in NAMES
+] * 4
+SCORE_ROWS: list[dict[str, Any]] = [
+    {"text": name, "text_pair": other, "score": 1.0 if name == other else -0.5}
+    for name in NAMES
+    for other in NAMES
+]
+
+
+def write_images(folder: Path) -> list[dict[str, Any]]:
+    """Small pictures, light or dark, as files in `folder`, and their rows."""
+    rows = []
+    for number in range(16):
+        label, level = (("light", 255), ("dark", 0))[number % 2]
+        Image.new("RGB", (8, 8), (level, abs(level - number), number)).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "label": label})
+    return rows
+
+
+def rows_of(task_type: str, folder: Path) -> list[dict[str, Any]]:
+    """Rows of a task type; of images, whose files are written to `folder`."""
+    if task_type == "image-classification":
+        return write_images(folder)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "text-classification": CLASS_ROWS,
+        "token-classification": TAG_ROWS,
+        "question-answering": QUESTION_ROWS,
+        "feature-extraction": PAIR_ROWS,
+        "text-generation": [*CHAT_ROWS, *COMPLETION_ROWS],
+    }
+    return rows[task_type]
 
 
 def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -13,7 +13,15 @@ from multigraft_adapters.errors import InvalidDataError
 from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import ChatExample, TextExample
 from multigraft_training.recipe import DataPart, RecipeTaskType
-from tests.training.made import CHAT_ROWS, CLASS_ROWS, write_jsonl
+from tests.training.made import (
+    CHAT_ROWS,
+    CLASS_ROWS,
+    PAIR_ROWS,
+    SCORE_ROWS,
+    TAG_ROWS,
+    write_images,
+    write_jsonl,
+)
 
 
 def load(
@@ -124,7 +132,7 @@ def test_the_hash_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None
 def test_labels_that_train_has_not_are_told(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": "x", "label": "happy"}])
-    assert problems(train, test=test) == ["the test split has the label 'happy', which train has not"]
+    assert problems(train, test=test) == ["test.jsonl:1: label: no row of train has 'happy'"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_what_the_labels_are_says_what_is_learnt(tmp_path: Path) -> None:
     for file in (several, numbers):
         assert (len(load(file).train), len(load(file).validation)) == (18, 2)
     unknown = write_jsonl(tmp_path / "test.jsonl", [{"text": "x", "label": ["a", "c"]}])
-    assert problems(several, test=unknown) == ["the test split has the label 'c', which train has not"]
+    assert problems(several, test=unknown) == ["test.jsonl:1: label: no row of train has 'c'"]
 
 
 def test_files_of_other_kinds_and_encodings_are_told(tmp_path: Path) -> None:
@@ -218,3 +226,102 @@ def test_arrow_files_give_classes_by_their_names(tmp_path: Path, suffix: str) ->
 
 
 WORDS_TO_ID = {"mixed": 0, "negative": 1, "positive": 2}
+
+
+def test_columns_that_no_row_has_are_told_once(tmp_path: Path) -> None:
+    rows = [{"sentence": "x", "label": "a"}, {"sentence": "y", "label": 5.0}]
+    assert problems(write_jsonl(tmp_path / "train.jsonl", rows)) == [
+        "train.jsonl: no row has the field 'text'; its fields are label, sentence"
+    ]
+
+
+def test_inputs_in_two_splits_are_counted_and_named(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS)
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "new", "label": "mixed"}, *CLASS_ROWS[:4]])
+    (note,) = load(train, test=test).notes
+    assert note.startswith("test: the inputs of 4 of 5 examples are in an earlier split too")
+    assert (
+        "(test.jsonl:2 is train.jsonl:1, test.jsonl:3 is train.jsonl:2, test.jsonl:4 is train.jsonl:3, ...)"
+        in note
+    )
+    assert load(train).notes == ()
+
+
+QUESTION = {"question": "who?", "context": "it is Ada"}
+BAD_ROWS: dict[RecipeTaskType, list[tuple[dict[str, Any], str]]] = {
+    "token-classification": [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "tags: there are 1, for 2 tokens"),
+        ({"tokens": [], "tags": ["O"]}, "tokens: is not a list of strings"),
+        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1]: '' is not a string with something in it"),
+        ({"tokens": "a b", "tags": ["O", "O"]}, "tokens: is not a list of strings"),
+    ],
+    "question-answering": [
+        (
+            {**QUESTION, "answers": [{"text": "Bo", "answer_start": 6}]},
+            "answers: the context does not read 'Bo' from",
+        ),
+        (
+            {**QUESTION, "answers": [{"text": "Ada", "answer_start": "6"}]},
+            "answers[0].answer_start: '6' is not a whole",
+        ),
+        (
+            {**QUESTION, "answers": {"text": ["Ada"], "answer_start": []}},
+            "answers: text and answer_start are not two",
+        ),
+        ({**QUESTION, "answers": ["Ada"]}, "answers[0]: is not an object with text and answer_start"),
+        ({**QUESTION, "answers": 3}, "answers: is not a list of answers"),
+    ],
+    "feature-extraction": [
+        (
+            {"text": "a", "text_pair": "b", "score": 4.2},
+            "score: 4.2 is not a number from -1 (opposite) to 1 (alike)",
+        ),
+        ({"text": "a", "text_pair": " "}, "text_pair: is empty"),
+    ],
+    "image-classification": [
+        ({"image": "none.png", "label": "a"}, "image: none.png: No such file or directory"),
+        (
+            {"image": "train.jsonl", "label": "a"},
+            "image: train.jsonl: the file is no image of a type that is read",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("task_type", BAD_ROWS)
+def test_rows_that_are_no_examples_of_their_type_are_told_with_their_lines(
+    tmp_path: Path, task_type: RecipeTaskType
+) -> None:
+    rows, expected = zip(*BAD_ROWS[task_type], strict=True)
+    found = problems(write_jsonl(tmp_path / "train.jsonl", rows), task_type)
+    assert len(found) == len(expected) > 0
+    for line, (problem, start) in enumerate(zip(found, expected, strict=True), start=1):
+        assert problem.startswith(f"train.jsonl:{line}: {start}")
+
+
+def test_tags_answers_and_scores_that_cannot_be_learnt_are_told(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", TAG_ROWS)
+    test = write_jsonl(tmp_path / "test.jsonl", [{"tokens": ["x", "y"], "tags": ["B-ORG", "I-ORG"]}])
+    assert problems(train, "token-classification", test) == [
+        "test.jsonl:1: tags: no row of train has 'B-ORG'",
+        "test.jsonl:1: tags: no row of train has 'I-ORG'",
+    ]
+    write_jsonl(train, [{"tokens": ["a"], "tags": ["O"]}] * 3)
+    assert problems(train, "token-classification")[0].startswith("the train split has one tag only ('O')")
+    write_jsonl(train, [{**QUESTION, "answers": []}] * 3)
+    assert problems(train, "question-answering") == ["no row of the train split has an answer"]
+    write_jsonl(train, [*SCORE_ROWS, *PAIR_ROWS])
+    assert problems(train, "feature-extraction") == [
+        "train.jsonl:17: has no score, unlike train.jsonl:1; all rows of a task have one, or none"
+    ]
+
+
+def test_an_image_is_looked_for_beside_its_data_file_and_hashed_by_its_bytes(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        data = load(write_jsonl(folder / "train.jsonl", write_images(folder)), "image-classification")
+        assert (data.labels, data.problem) == (("dark", "light"), "single_label_classification")
+        hashes.append(data.content_hash)
+    assert hashes[0] == hashes[1]

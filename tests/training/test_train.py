@@ -42,6 +42,7 @@ from tests.training.made import (
     CLASS_ROWS,
     COMPLETION_ROWS,
     recipe_values,
+    rows_of,
     train,
     write_jsonl,
     write_recipe,
@@ -50,10 +51,6 @@ from tests.training.made import (
 CLASSIFIERS = ("llama", "qwen2", "gpt2", "bert")
 GENERATORS = ("llama", "qwen2", "gpt2")
 RUNS = [(m, "text-classification") for m in CLASSIFIERS] + [(m, "text-generation") for m in GENERATORS]
-
-
-def rows_of(task_type: str) -> list[dict[str, Any]]:
-    return [*CLASS_ROWS] if task_type == "text-classification" else [*CHAT_ROWS, *COMPLETION_ROWS]
 
 
 def stock_peft(base: Path, adapter: Path, task_type: str, labels: int, pad_token_id: int | None = 0) -> Any:
@@ -74,7 +71,7 @@ def test_a_run_learns_and_leaves_an_artifact_that_verifies_and_that_peft_answers
     tmp_path: Path, tiny_base: TinyBase, model_type: str, task_type: str
 ) -> None:
     base = tiny_base(model_type)
-    write_jsonl(tmp_path / "train.jsonl", rows_of(task_type))
+    write_jsonl(tmp_path / "train.jsonl", rows_of(task_type, tmp_path))
     result, told = train(tmp_path, recipe_values(base, task_type, tmp_path, epochs=6, learning_rate=1e-2))
     assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
     assert "epoch 1/6  loss" in told
@@ -181,7 +178,7 @@ def test_the_same_recipe_and_seed_give_the_same_digest_anywhere(
     for name, seed in (("here", 0), ("there", 0), ("other", 1)):
         folder = tmp_path / name
         folder.mkdir()
-        write_jsonl(folder / "train.jsonl", rows_of(task_type))
+        write_jsonl(folder / "train.jsonl", rows_of(task_type, folder))
         values = recipe_values(tiny_base("llama"), task_type, folder, seed=seed)
         values["method"]["dropout"] = 0.1
         digests.append(train(folder, values)[0].digest)
@@ -222,7 +219,7 @@ def test_micro_batches_add_up_to_the_step_they_are_cut_from(
     for name, micro_batch_tokens in (("whole", 4096), ("cut", 48)):
         folder = tmp_path / name
         folder.mkdir()
-        write_jsonl(folder / "train.jsonl", rows_of(task_type))
+        write_jsonl(folder / "train.jsonl", rows_of(task_type, folder))
         values = recipe_values(base, task_type, folder, epochs=1, micro_batch_tokens=micro_batch_tokens)
         results.append(train(folder, values)[0])
     whole, cut = (verify(read_folder(r.folder / "adapter"), read_spec(base.name, base)).delta for r in results)
@@ -297,10 +294,10 @@ def test_examples_that_were_cut_or_lost_are_counted(tmp_path: Path, tiny_base: T
     values["data"]["validation"] = "train.jsonl"
     _, told = train(tmp_path, values)
     assert "train: 2 of 18 examples were cut to training.max_length" in told
-    assert "train: 1 of them were left out" in told
+    assert "train: 1 of 18 were left out" in told
 
     write_jsonl(tmp_path / "train.jsonl", [long, long])
-    with pytest.raises(InvalidDataError, match="every prompt is longer than training.max_length"):
+    with pytest.raises(InvalidDataError, match="nothing to learn is left within training.max_length"):
         train(tmp_path, values)
 
 

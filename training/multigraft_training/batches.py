@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +19,28 @@ SORTED_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example. `targets` is one class, or for each position of `input_ids` the token to learn there; numbers,
-    which every example of the data has as many of, are all to learn. `weight` is a factor of its loss."""
+    """One example. `targets` is one class, or for each position of `input_ids` the token or tag to learn there,
+    or the two that an answer begins and ends at; numbers, which every example of the data has as many of, are all
+    to learn. `weight` is a factor of its loss.
+
+    `length` is given where more or others than `input_ids` are computed: an image's patches, whose `pixels`
+    (channels, height, width) are read when they are needed, or both texts of a pair. `about` is what the task
+    wants to find again in a batch; `more` are the further windows of a text that is longer than one.
+    """
 
     input_ids: list[int]
     targets: list[int] | list[float]
     token_types: list[int] | None = None
     is_cut: bool = False
     weight: float = 1.0
+    length: int = 0
+    pixels: Callable[[], Tensor] | None = None
+    about: Any = None
+    more: tuple[Encoded, ...] = ()
 
     @property
     def num_tokens(self) -> int:
-        return len(self.input_ids)
+        return self.length or len(self.input_ids)
 
     @property
     def num_targets(self) -> int:
@@ -43,12 +54,16 @@ class Batch:
     input_ids: Tensor  # (rows, length)
     attention_mask: Tensor  # (rows, length)
     token_types: Tensor | None  # (rows, length)
-    targets: Tensor  # (rows, 1) classes, (rows, length) tokens, or (rows, targets) fp32 numbers
+    targets: Tensor  # (rows, 1) classes, (rows, length) tokens, (rows, 2) places, or (rows, targets) fp32 numbers
     num_targets: int
     weights: Tensor | None = None  # (rows,) factors of the rows' losses; None where all are 1
+    examples: tuple[Encoded, ...] = ()
+    pixels: Tensor | None = None  # (rows, channels, height, width) fp32
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of a transformers model."""
+        if self.pixels is not None:
+            return {"pixel_values": self.pixels}
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_types is None else {**inputs, "token_type_ids": self.token_types}
 
@@ -57,13 +72,16 @@ def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -
     """Pad examples of one kind to a batch."""
     weights = [example.weight for example in examples]
     token_types = [example.token_types for example in examples if example.token_types is not None]
+    pixels = [example.pixels() for example in examples if example.pixels is not None]
     return Batch(
         input_ids=_padded([example.input_ids for example in examples], pad_id, device),
-        attention_mask=_padded([[1] * example.num_tokens for example in examples], 0, device),
+        attention_mask=_padded([[1] * len(example.input_ids) for example in examples], 0, device),
         token_types=_padded(token_types, 0, device) if token_types else None,
         targets=_padded([example.targets for example in examples], IGNORED, device),
         num_targets=sum(example.num_targets for example in examples),
         weights=torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None,
+        examples=tuple(examples),
+        pixels=torch.stack(pixels).to(device) if pixels else None,
     )
 
 

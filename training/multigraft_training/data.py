@@ -5,17 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multigraft_adapters.errors import InvalidDataError
-from multigraft_adapters.manifest import ProblemType, canonical_json
-from multigraft_training.examples import Example, PlainText, TextExample, parse_plain_text, parse_row
+from multigraft_adapters.manifest import CLASSIFICATIONS, ProblemType, canonical_json
+from multigraft_training.examples import Example, PlainText, parse_plain_text, parse_row
 from multigraft_training.recipe import DataPart, RecipeTaskType
-from multigraft_training.rows import find_splits, read_rows
+from multigraft_training.rows import Row, find_splits, read_rows
+from multigraft_training.split_checks import (
+    Split,
+    class_of,
+    column_problems,
+    duplicate_notes,
+    kinds_of,
+    labels_of,
+    split_problems,
+)
 
 VALIDATION_SHARE = 0.1
 """The share of train that validates where the recipe names no validation split."""
@@ -25,8 +33,6 @@ PROBLEMS: dict[type, ProblemType] = {
     tuple: "multi_label_classification",
     float: "regression",
 }
-KINDS = {str: "strings (one class each)", tuple: "lists (any number of classes)", float: "numbers (regression)"}
-
 MAX_PROBLEMS = 1000
 """How many bad rows one error names."""
 
@@ -34,7 +40,7 @@ MAX_PROBLEMS = 1000
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Checked examples. `test` is None when there is none. `labels` are sorted; empty for generation and where the
-    labels are numbers.
+    labels are numbers. `notes` are what a person should know of it.
 
     `content_hash` is over the examples of all splits as they are used, wherever their files stand.
     """
@@ -46,6 +52,7 @@ class Dataset:
     content_hash: str
     problem: ProblemType
     unlabelled: tuple[PlainText, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Dataset:
@@ -59,19 +66,20 @@ def load_dataset(data: DataPart, task_type: RecipeTaskType, seed: int) -> Datase
     }
     unlabelled = _read_unlabelled(data.unlabelled, problems)
     if not problems:
-        problems += _split_problems(splits, task_type)
+        problems += split_problems(splits, task_type)
     if problems:
         raise InvalidDataError("the data cannot be trained on", _capped(problems))
-    train, validation = splits["train"], splits.get("validation")
+    train, test = splits["train"].examples, splits["test"].examples if "test" in splits else None
+    validation = splits["validation"].examples if "validation" in splits else None
     if validation is None:
         train, validation = split_off(train, seed)
-    test = splits.get("test")
     return Dataset(
         train=tuple(train),
         validation=tuple(validation),
         test=None if test is None else tuple(test),
-        labels=_labels(splits["train"]),
-        problem=PROBLEMS[_kinds(train)[0]] if task_type == "text-classification" else PROBLEMS[str],
+        labels=labels_of(splits["train"].examples),
+        problem=PROBLEMS[kinds_of(train)[0]] if task_type in CLASSIFICATIONS else PROBLEMS[str],
+        notes=tuple(duplicate_notes(splits)),
         content_hash=_content_hash(
             {"train": train, "validation": validation, "test": test or []}
             | ({"unlabelled": unlabelled} if unlabelled else {})
@@ -111,10 +119,20 @@ def _split_files(data: DataPart, problems: list[str]) -> dict[str, list[Path]]:
     return files
 
 
-def _read_split(files: Iterable[Path], task_type: RecipeTaskType, problems: list[str]) -> list[Example]:
-    rows = [row for file in files for row in read_rows(file, problems)]
-    examples = [parse_row(row, task_type, problems) for row in rows]
-    return [example for example in examples if example is not None]
+def _read_split(files: Sequence[Path], task_type: RecipeTaskType, problems: list[str]) -> Split:
+    split = Split(files)
+    for file in files:
+        rows = read_rows(file, problems)
+        columns = column_problems(file, rows, task_type)
+        problems += columns.values()
+        for row in rows:
+            found: list[str] = []
+            example = parse_row(row, task_type, found)
+            problems += [one for one in found if one not in _said_of_columns(row, columns)]
+            if example is not None:
+                split.examples.append(example)
+                split.places.append(row.place)
+    return split
 
 
 def _read_unlabelled(file: str | None, problems: list[str]) -> list[PlainText]:
@@ -131,49 +149,9 @@ def _read_unlabelled(file: str | None, problems: list[str]) -> list[PlainText]:
     return found
 
 
-def _split_problems(splits: dict[str, list[Example]], task_type: RecipeTaskType) -> list[str]:
-    problems = [f"the {name} split is empty" for name, examples in splits.items() if not examples]
-    if "validation" not in splits and len(splits["train"]) == 1:
-        problems.append("the train split has one row, so no validation share can be split off")
-    if task_type != "text-classification" or problems:
-        return problems
-    if len(kinds := _kinds(example for split in splits.values() for example in split)) > 1:
-        said = " and ".join(KINDS[kind] for kind in kinds)
-        return [f"the labels are of several kinds: {said}; a task has one"]
-    return _label_problems(splits) if kinds[0] is not float else []
-
-
-def _label_problems(splits: dict[str, list[Example]]) -> list[str]:
-    problems: list[str] = []
-    labels = _labels(splits["train"])
-    counts = Counter(class_of(example) for example in splits["train"])
-    is_single = _kinds(splits["train"]) == [str]
-    if is_single and len(labels) < 2:
-        problems.append(f"the train split has one label only ({labels[0]!r}); a classifier needs two")
-    if not labels:
-        problems.append("no row of the train split has a label in its list")
-    if is_single and "validation" not in splits and max(counts.values()) < 2:
-        problems.append("every label has one row only, so no validation share can be split off")
-    for name in ("validation", "test"):
-        unknown = sorted(set(_labels(splits.get(name, []))) - set(labels))
-        problems += [f"the {name} split has the label {label!r}, which train has not" for label in unknown]
-    return problems
-
-
-def _kinds(examples: Iterable[Example]) -> list[type]:
-    """The kinds of label there are: strings, lists or numbers."""
-    return sorted({type(one.label) for one in examples if isinstance(one, TextExample)}, key=list(KINDS).index)
-
-
-def class_of(example: Example) -> str:
-    """The class that a split keeps in proportion; all examples are one where there are no classes."""
-    return example.label if isinstance(example, TextExample) and isinstance(example.label, str) else ""
-
-
-def _labels(examples: Iterable[Example]) -> tuple[str, ...]:
-    labels = [example.label for example in examples if isinstance(example, TextExample)]
-    names = [label if isinstance(label, tuple) else (label,) for label in labels if not isinstance(label, float)]
-    return tuple(sorted({name for of_one in names for name in of_one}))
+def _said_of_columns(row: Row, columns: Iterable[str]) -> set[str]:
+    """What is a problem of every row is told once."""
+    return {f"{row.place}: {name}: is missing" for name in columns}
 
 
 def _content_hash(splits: Mapping[str, Sequence[Example | PlainText]]) -> str:
@@ -182,9 +160,13 @@ def _content_hash(splits: Mapping[str, Sequence[Example | PlainText]]) -> str:
 
 
 def _values(example: Example | PlainText) -> dict[str, Any]:
-    """The example's fields; a weight is one only where its row has one."""
+    """What an example says: an image by its bytes, not by where they are; a weight only where its row has one."""
     values = dataclasses.asdict(example)
-    return {name: value for name, value in values.items() if name != "weight" or value is not None}
+    return {
+        name: value
+        for name, value in values.items()
+        if not isinstance(value, Path) and (name != "weight" or value is not None)
+    }
 
 
 def _capped(problems: list[str]) -> list[str]:

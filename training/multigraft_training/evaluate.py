@@ -44,15 +44,20 @@ def multi_label_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
 def regression_metrics(predicted: Tensor, truth: Tensor) -> dict[str, float]:
     """Pearson's correlation (0 where one of both never changes), mean absolute error, and mean squared error as
     loss, of (rows,) fp32."""
-    centred, centred_truth = (values.double() - values.double().mean() for values in (predicted, truth))
-    product = float(centred.norm() * centred_truth.norm())
     return rounded(
         {
-            "pearson": float(centred @ centred_truth) / product if product else 0.0,
+            "pearson": correlation(predicted, truth),
             "mean_absolute_error": float((predicted - truth).abs().mean()),
             "loss": torch.nn.functional.mse_loss(predicted, truth).item(),
         }
     )
+
+
+def correlation(left: Tensor, right: Tensor) -> float:
+    """Pearson's correlation of two (n,); 0 where one of both never changes."""
+    centred, other = (values.double() - values.double().mean() for values in (left, right))
+    product = float(centred.norm() * other.norm())
+    return float(centred @ other) / product if product else 0.0
 
 
 def generation_metrics(summed_loss: float, num_targets: int) -> dict[str, float]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from multigraft_training.fields import Label, label_field, text_field, weight_field
 from multigraft_training.recipe import RecipeTaskType
 from multigraft_training.rows import Row
-
-Label = str | tuple[str, ...] | float
-"""One class, several classes, or a number."""
+from multigraft_training.structured import (
+    ImageExample,
+    PairExample,
+    QuestionExample,
+    TaggedExample,
+    parse_image,
+    parse_pair,
+    parse_question,
+    parse_tagged,
+)
 
 ROLES = ("system", "user", "assistant")
 
@@ -60,7 +68,8 @@ class ChatExample:
 
 
 GenerationExample = CompletionExample | ChatExample
-Example = TextExample | CompletionExample | ChatExample
+StructuredExample = TaggedExample | QuestionExample | ImageExample | PairExample
+Example = TextExample | GenerationExample | StructuredExample
 
 
 def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Example | None:
@@ -69,14 +78,7 @@ def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Examp
     Fields that the task type does not know, such as an id, are left alone.
     """
     found: list[str] = []
-    parse: Callable[[dict[str, Any], list[str]], Example | None]
-    if task_type == "text-classification":
-        parse = _classification
-    elif "messages" in row.values:
-        parse = _chat
-    else:
-        parse = _completion
-    example = parse(row.values, found)
+    example = _parser(row, task_type)(row.values, found)
     problems += [f"{row.place}: {problem}" for problem in found]
     return None if found else example
 
@@ -84,70 +86,38 @@ def parse_row(row: Row, task_type: RecipeTaskType, problems: list[str]) -> Examp
 def parse_plain_text(row: Row, problems: list[str]) -> PlainText | None:
     """The text in a row, whatever else it holds; None, with its problem noted, where there is none."""
     found: list[str] = []
-    text = _text(row.values, "text", found)
-    pair = _text(row.values, "text_pair", found) if row.values.get("text_pair") is not None else None
+    text = text_field(row.values, "text", found)
+    pair = text_field(row.values, "text_pair", found) if row.values.get("text_pair") is not None else None
     problems += [f"{row.place}: {problem}" for problem in found]
     return None if text is None else PlainText(text, pair)
 
 
+def _parser(row: Row, task_type: RecipeTaskType) -> Callable[[dict[str, Any], list[str]], Example | None]:
+    if task_type == "text-generation":
+        return _chat if "messages" in row.values else _completion
+    if task_type == "image-classification":
+        return partial(_image, row)
+    return _PARSERS[task_type]
+
+
+def _image(row: Row, values: dict[str, Any], problems: list[str]) -> ImageExample | None:
+    return parse_image(values, row.folder, problems)
+
+
 def _classification(values: dict[str, Any], problems: list[str]) -> TextExample | None:
-    text = _text(values, "text", problems)
-    pair = _text(values, "text_pair", problems) if values.get("text_pair") is not None else None
-    label = _label(values.get("label"), problems)
-    weight = _weight(values, problems)
+    text = text_field(values, "text", problems)
+    pair = text_field(values, "text_pair", problems) if values.get("text_pair") is not None else None
+    label = label_field(values.get("label"), problems)
+    weight = weight_field(values, problems)
     return None if text is None or label is None else TextExample(text, pair, label, weight)
-
-
-def _weight(values: dict[str, Any], problems: list[str]) -> float | None:
-    """The row's `weight`, a number of at least 0, or None where it has none; CSV holds it as a string."""
-    value = values.get("weight")
-    if value is None:
-        return None
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if math.isfinite(number) and number >= 0:
-        return number
-    problems.append(f"weight: {value!r} is not a number of at least 0")
-    return None
-
-
-def _label(value: Any, problems: list[str]) -> Label | None:
-    if value is None:
-        problems.append("label: is missing")
-    elif isinstance(value, list):
-        return _labels(value, problems)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return float(value)
-        problems.append(f"label: {value!r} is not a number to learn")
-    elif not isinstance(value, str):
-        problems.append(f"label: {value!r} is neither a string (a class), a list of strings, nor a number")
-    elif not value.strip():
-        problems.append("label: is empty")
-    else:
-        return value.strip()
-    return None
-
-
-def _labels(values: list[Any], problems: list[str]) -> Label | None:
-    names = tuple(value.strip() for value in values if isinstance(value, str) and value.strip())
-    if len(names) < len(values):
-        problems.append("label: the list holds something that is not a class")
-    elif len(set(names)) < len(names):
-        problems.append("label: the list has a class twice")
-    else:
-        return names
-    return None
 
 
 def _completion(values: dict[str, Any], problems: list[str]) -> CompletionExample | None:
     if "prompt" not in values and "completion" not in values:
         problems.append("has neither messages nor prompt and completion")
         return None
-    prompt, completion = _text(values, "prompt", problems), _text(values, "completion", problems)
-    weight = _weight(values, problems)
+    prompt, completion = text_field(values, "prompt", problems), text_field(values, "completion", problems)
+    weight = weight_field(values, problems)
     return None if prompt is None or completion is None else CompletionExample(prompt, completion, weight)
 
 
@@ -160,7 +130,7 @@ def _chat(values: dict[str, Any], problems: list[str]) -> ChatExample | None:
     complete = [message for message in messages if message is not None]
     if len(complete) == len(messages):
         _check_roles([message.role for message in complete], problems)
-    return ChatExample(tuple(complete), _weight(values, problems))
+    return ChatExample(tuple(complete), weight_field(values, problems))
 
 
 def _check_roles(roles: list[str], problems: list[str]) -> None:
@@ -179,18 +149,14 @@ def _message(index: int, turn: Any, problems: list[str]) -> Message | None:
     role = turn.get("role")
     if role not in ROLES:
         problems.append(f"messages[{index}].role: {role!r} is none of {', '.join(ROLES)}")
-    content = _text(turn, "content", problems, f"messages[{index}].")
+    content = text_field(turn, "content", problems, f"messages[{index}].")
     return None if role not in ROLES or content is None else Message(role, content)
 
 
-def _text(values: dict[str, Any], field: str, problems: list[str], prefix: str = "") -> str | None:
-    value = values.get(field)
-    if value is None:
-        problems.append(f"{prefix}{field}: is missing")
-    elif not isinstance(value, str):
-        problems.append(f"{prefix}{field}: is not a string")
-    elif not value.strip():
-        problems.append(f"{prefix}{field}: is empty")
-    else:
-        return value
-    return None
+_PARSERS: dict[str, Callable[[dict[str, Any], list[str]], Example | None]] = {
+    "text-classification": _classification,
+    "token-classification": parse_tagged,
+    "question-answering": parse_question,
+    "feature-extraction": parse_pair,
+}
+"""Those that a row's fields alone decide."""

@@ -40,6 +40,7 @@ KEYS_AND_VALUES: dict[str, list[str]] = {
     "roberta": ["key", "value"],
     "distilbert": ["k_lin", "v_lin"],
     "modernbert": ["Wqkv"],
+    "vit": ["k_proj", "v_proj"],
 }
 """The modules whose outputs (IA)3 scales, by model type; some compute the queries in the same product."""
 
@@ -55,7 +56,7 @@ class Surroundings:
     spec: BaseSpec
     folder: Path
     model_config: Any
-    peft_type: str
+    peft_type: str | None
     head_modules: tuple[str, ...]
     is_transposed: bool
 

@@ -50,12 +50,13 @@ def load_model(
             use_safetensors=True,
             attn_implementation="eager" if is_short_on_cpu else "sdpa",
             output_loading_info=True,
+            **_renamed(spec, task),
             **task.model_arguments,
             **LOCAL_ONLY,
         )
     _check_missing(info["missing_keys"], spec, task)
     around = Surroundings(
-        spec=spec,
+        spec=spec.of_task(task.manifest_fields()["task_type"]),
         folder=folder,
         model_config=model.config,
         peft_type=task.peft_type,
@@ -117,6 +118,15 @@ def _begin_among_words(model: Any) -> None:
     """
     last = model.prompt_encoder["default"].mlp_head[-1]
     last.bias.add_(model.word_embeddings.weight.mean(dim=0).to(last.bias))
+
+
+def _renamed(spec: BaseSpec, task: TrainingTask) -> dict[str, Any]:
+    """How the names of the base's tensors become those of a task model that keeps its backbone elsewhere."""
+    layout = spec.heads.get(task.manifest_fields()["task_type"])
+    elsewhere = layout.backbone_prefix if layout is not None else None
+    if elsewhere is None:
+        return {}
+    return {"key_mapping": {rf"^{spec.backbone_prefix}\.": f"{elsewhere}."}}
 
 
 def _check_missing(missing: set[str], spec: BaseSpec, task: TrainingTask) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
+from multigraft_adapters.manifest import TaskType
 from multigraft_adapters.registry.names import check_task_name
 from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
 from multigraft_training.recipe_methods import METHOD_PARTS, UNKNOWN_METHOD, LoraPart, MethodPart
@@ -23,7 +24,7 @@ from multigraft_training.recipe_objectives import (
     unlabelled_problem,
 )
 
-RecipeTaskType = Literal["text-classification", "text-generation"]
+RecipeTaskType = TaskType
 Precision = Literal["auto", "bfloat16", "float32"]
 DATA_FIELDS = ("train", "validation", "test", "unlabelled")
 

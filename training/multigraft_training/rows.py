@@ -31,10 +31,11 @@ SUFFIXES = (*JSONL_SUFFIXES, ".csv", *ARROW_SUFFIXES)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as it stands in its file; `place` is `file:line`."""
+    """One example as it stands in its file; `place` is `file:line`, and `folder` holds the file."""
 
     place: str
     values: dict[str, Any]
+    folder: Path
 
 
 def read_rows(file: Path, problems: list[str]) -> list[Row]:
@@ -88,7 +89,7 @@ def _jsonl_rows(file: Path, problems: list[str]) -> Iterator[Row]:
         place = f"{file.name}:{number}"
         values = parse_object(place, line, problems)
         if values is not None:
-            yield Row(place, values)
+            yield Row(place, values, file.parent)
 
 
 def _csv_rows(file: Path, problems: list[str]) -> Iterator[Row]:
@@ -111,7 +112,7 @@ def _csv_rows(file: Path, problems: list[str]) -> Iterator[Row]:
                 problems.append(f"{place}: has {len(fields)} fields, the header has {len(header)}")
             else:
                 # NOTE: CSV has no null; an empty field is an absent one.
-                yield Row(place, {k: v for k, v in zip(header, fields, strict=True) if v != ""})
+                yield Row(place, {k: v for k, v in zip(header, fields, strict=True) if v != ""}, file.parent)
     except csv.Error as error:
         problems.append(f"{file.name}:{start}: not CSV: {error}")
 
@@ -125,7 +126,7 @@ def _arrow_rows(file: Path, problems: list[str]) -> Iterator[Row]:
     names = _class_names((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     for number, values in enumerate(table.to_pylist(), start=1):
         named = {key: names[key][values[key]] for key in names if values.get(key) in range(len(names[key]))}
-        yield Row(f"{file.name}:row {number}", {**values, **named})
+        yield Row(f"{file.name}:row {number}", {**values, **named}, file.parent)
 
 
 def _arrow_table(file: Path) -> Any:

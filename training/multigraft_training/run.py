@@ -13,6 +13,7 @@ import torch
 from multigraft_adapters.bases import (
     BaseSpec,
     check_data_dir,
+    load_image_processor,
     load_tokenizer,
     pick_dtype,
     read_spec,
@@ -77,10 +78,13 @@ def run(
     """
     processes = join()
     dataset = dataset or load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
+    for note in dataset.notes:
+        report.note(note)
     output = check_data_dir(Path(recipe.output))
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)
-    task = _task(recipe, source, spec, folder, dataset)
+    reader = load_tokenizer(folder) if spec.image is None else load_image_processor(folder)
+    task = _task(recipe, source, spec, reader, dataset)
     check_fields(recipe, source, task)
     if recipe.training.head_learning_rate is not None and not task.head_modules:
         raise source.error("training.head_learning_rate", f"{recipe.task.type} trains no head")
@@ -108,7 +112,7 @@ def run(
     if not processes.is_main:
         # They began with the same tensors; what is random in training must differ between them.
         torch.manual_seed(recipe.training.seed + RANK_STRIDE * processes.rank)
-    pad_id = pad_token_id(load_tokenizer(folder))
+    pad_id = pad_token_id(reader)
     num_trained = model.get_nb_trainable_parameters()[0]
     trainer = Trainer(model, objective, recipe.training, pad_id=pad_id, dtype=dtype, processes=processes)
     fit = trainer.fit(report, run_folder)
@@ -169,10 +173,10 @@ def _run_folder(
     return folder
 
 
-def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, dataset: Dataset) -> TrainingTask:
+def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, reader: Any, dataset: Dataset) -> TrainingTask:
     setup = TaskSetup(
         spec=spec,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=reader,
         max_length=_max_length(recipe, source, spec),
         labels=(recipe.task.name,) if dataset.problem == "regression" else dataset.labels,
         problem=dataset.problem,
@@ -184,10 +188,14 @@ def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, folder: Path, da
 def _max_length(recipe: Recipe, source: RecipeSource, spec: BaseSpec) -> int:
     """The tokens that an example may have: virtual tokens take theirs of the base's."""
     virtual = recipe.method.num_virtual_tokens
+    if virtual and spec.image is not None:
+        raise source.error("method.name", "its virtual tokens are put before tokens, and this base reads images")
     room = spec.max_length - virtual
     if room < 1:
         raise source.error("method.virtual_tokens", f"{virtual} leave no room in the base's {spec.max_length}")
     wanted = recipe.training.max_length
+    if wanted is not None and spec.image is not None:
+        raise source.error("training.max_length", "every image has the same length: leave it out")
     if wanted is not None and wanted > room:
         less = f" less {virtual} virtual ones" if virtual else ""
         raise source.error(
@@ -208,15 +216,19 @@ def _check_exportable(model: Any, task: TrainingTask, facts: RunFacts, source: R
 def _encode(split: str, examples: Sequence[Example], task: TrainingTask, report: Report) -> list[Encoded]:
     """The split as tokens; tells how many examples were cut, and leaves out those of which nothing is left."""
     encoded = [_weighed(task.encode(example), example) for example in examples]
-    kept = [example for example in encoded if example.num_targets]
+    windows = [window for first in encoded for window in (first, *first.more)]
+    # NOTE: a window of which nothing is learnt is part of what the other splits measure.
+    kept = [one for one in windows if one.num_targets or (one.about is not None and split != "train")]
     cut = sum(example.is_cut for example in encoded)
     if cut:
         report.note(f"{split}: {cut} of {len(encoded)} examples were cut to training.max_length")
-    if len(kept) < len(encoded):
-        lost = len(encoded) - len(kept)
-        report.note(f"{split}: {lost} of them were left out, for nothing of their answers remained")
+    if len(windows) > len(encoded):
+        report.note(f"{split}: {len(encoded)} examples are read in {len(windows)} windows")
+    if len(kept) < len(windows):
+        lost = f"{len(windows) - len(kept)} of {len(windows)}"
+        report.note(f"{split}: {lost} were left out, for nothing of their answers is in them")
     if not kept:
-        problem = f"the {split} split: every prompt is longer than training.max_length"
+        problem = f"the {split} split: nothing to learn is left within training.max_length"
         raise InvalidDataError("the data cannot be trained on", [problem])
     return kept
 

@@ -6,6 +6,8 @@ different precisions:
 - `text-classification`, `image-classification`: the largest difference of a label's score, as a share of it
   where it is a number above 1. The best label must be the same, unless the two are closer to each other than the
   tolerance.
+- `token-classification`: the same entities at the same places; the largest difference of their scores.
+- `question-answering`: the same passage; the difference of its scores.
 - `feature-extraction`: one minus the cosine, of the worst vector.
 - `text-generation`: the share of words after the first one that differs. Rounding may turn a greedy text at
   any word, from where it goes its own way; so only a text whose very first word differs disagrees.
@@ -40,8 +42,12 @@ def compare(task_type: str, stored: Any, served: Any, tolerance: float = DEFAULT
             return _compare_scores(_rows(stored), _rows(served), tolerance)
         if task_type == "feature-extraction":
             return _compare_vectors(_rows(stored), _rows(served), tolerance)
+        if task_type == "token-classification":
+            return _compare_entities(stored, served, tolerance)
+        if task_type == "question-answering":
+            return _compare_entities([stored], [served], tolerance)
         return _compare_texts(_generated(stored), _generated(served))
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, AttributeError):
         return Comparison(False, None, "the server's answer has another shape than the stored one")
 
 
@@ -67,6 +73,21 @@ def _compare_row_scores(stored: dict[str, float], served: dict[str, float], tole
 
 def _scores(entries: list[dict[str, Any]]) -> dict[str, float]:
     return {entry["label"]: float(entry["score"]) for entry in entries}
+
+
+def _compare_entities(stored: list[dict[str, Any]], served: list[dict[str, Any]], tolerance: float) -> Comparison:
+    expected, answered = _by_place(stored), _by_place(served)
+    if expected.keys() != answered.keys():
+        both = expected.keys() & answered.keys()
+        return Comparison(False, 1.0, f"{len(both)} of {len(expected)} passages are the same, of {len(answered)}")
+    difference = max((abs(score - answered[place]) for place, score in expected.items()), default=0.0)
+    return Comparison(difference <= tolerance, difference)
+
+
+def _by_place(entries: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """The scores of passages by what they are and where."""
+    names = ("entity_group", "entity", "answer", "start", "end")
+    return {tuple(entry.get(name) for name in names): float(entry["score"]) for entry in entries}
 
 
 def _compare_vectors(stored: list[Any], served: list[Any], tolerance: float) -> Comparison:

@@ -50,8 +50,12 @@ def compute(backbone: nn.Module, delta: object, inputs: Mapping[str, Tensor]) ->
     """What a bare backbone answers with a delta of any method: transformers' output object.
 
     `inputs` are those of one sequence without padding, each (1, tokens): input_ids, and token_type_ids where the
-    backbone takes them. With prompt tuning the states are also those of the virtual tokens, before the others.
+    backbone takes them; or pixel_values (1, channels, height, width). With prompt tuning the states are also those
+    of the virtual tokens, before the others.
     """
+    if "pixel_values" in inputs:
+        with applied(backbone, delta):
+            return backbone(pixel_values=inputs["pixel_values"])
     ids = inputs["input_ids"]
     given: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "token_type_ids") if name in inputs}
     if isinstance(delta, PromptDelta):

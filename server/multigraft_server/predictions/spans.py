@@ -9,15 +9,13 @@ from pydantic import Field
 
 from multigraft_adapters.errors import ContextLengthError, InvalidRequestError
 from multigraft_adapters.heads import SpanRules, decode_spans
-from multigraft_adapters.windows import ReadText
+from multigraft_adapters.windows import QUESTION_WINDOW, ReadText, usual_stride
 from multigraft_server.answers import Answer
 from multigraft_server.calls import Call
 from multigraft_server.parts import Parts
 from multigraft_server.predictions.base import Parameters, Prepared, read_entries, read_parameters
 from multigraft_server.predictions.windows import Cut, cut_texts
 
-DEFAULT_WINDOW = 384
-DEFAULT_STRIDE = 128
 MAX_ANSWERS = 100
 MAX_ANSWER_TOKENS = 512
 
@@ -100,7 +98,7 @@ def _window_size(chosen: SpanParameters, longest: int) -> int:
         raise InvalidRequestError(
             f"parameters.max_seq_len: a window has at most {longest} tokens", param="parameters.max_seq_len"
         )
-    return chosen.max_seq_len or min(longest, DEFAULT_WINDOW)
+    return chosen.max_seq_len or min(longest, QUESTION_WINDOW)
 
 
 async def _tokens(parts: Parts, one: Question, chosen: SpanParameters) -> ReadText:
@@ -128,10 +126,7 @@ def _cut(text: ReadText, one: Question, size: int, stride: int | None) -> Cut:
             f"at most {room - 1}",
             param="parameters.doc_stride",
         )
-    if stride is None:
-        usual = min(size // 2, DEFAULT_STRIDE)
-        stride = usual if usual < room else room // 2
-    return Cut(text, size, stride)
+    return Cut(text, size, usual_stride(size, room) if stride is None else stride)
 
 
 PREDICTOR = SpanPredictor()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from multigraft_training.batches import Encoded
-from multigraft_training.examples import Label, PlainText, TextExample
+from multigraft_training.examples import PlainText, TextExample
+from multigraft_training.fields import Label
 from multigraft_training.objectives.objective import ObjectiveSetup
 from multigraft_training.tasks.classification import ClassificationTask
 

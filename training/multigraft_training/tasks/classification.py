@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from multigraft_adapters.bases.families import traits_of
-from multigraft_adapters.errors import UnsupportedBaseError
 from multigraft_adapters.heads import LinearHead, decode_classification
-from multigraft_adapters.manifest import Pooling, Sample
+from multigraft_adapters.manifest import Pooling, Sample, TaskType
 from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch, Encoded, make_batch
 from multigraft_training.examples import Example, TextExample
 from multigraft_training.tasks.problems import Problem, problem_of
+from multigraft_training.tasks.states import head_modules, layout_of, model_inputs
 from multigraft_training.tasks.task import Scores, TaskSetup
 
 NUM_SAMPLES = 4
@@ -28,18 +28,25 @@ NUM_CANDIDATES = 64
 class ClassificationTask:
     """See TrainingTask."""
 
+    task_type: TaskType = "text-classification"
     auto_class: Any = AutoModelForSequenceClassification
-    peft_type = "SEQ_CLS"
+    peft_type: str | None = "SEQ_CLS"
+    head_kind = "classification"
 
     def __init__(self, setup: TaskSetup) -> None:
         self._setup = setup
         self._problem = problem_of(setup.problem, setup.labels)
-        layout = setup.spec.heads.get("text-classification")
-        if layout is None:
-            raise UnsupportedBaseError(f"transformers has no text classifier of type {setup.spec.model_type!r}")
-        self._layout = layout
-        paths = (layout.output_tensors | layout.hidden_tensors).values()
-        self.head_modules: tuple[str, ...] = tuple(sorted({path.partition(".")[0] for path in paths}))
+        self._layout = layout_of(setup.spec, self.task_type)
+        self.head_modules = head_modules(self._layout)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        """With which a server is asked for all that a sample holds."""
+        return {}
+
+    @property
+    def _pad_id(self) -> int:
+        return pad_token_id(self._setup.tokenizer)
 
     @property
     def model_arguments(self) -> Mapping[str, Any]:
@@ -47,7 +54,7 @@ class ClassificationTask:
             "num_labels": len(self._setup.labels),
             "id2label": dict(enumerate(self._setup.labels)),
             "label2id": {label: index for index, label in enumerate(self._setup.labels)},
-            "pad_token_id": pad_token_id(self._setup.tokenizer),
+            "pad_token_id": self._pad_id,
             "problem_type": self._problem.name,
         }
 
@@ -106,10 +113,10 @@ class ClassificationTask:
 
     def manifest_fields(self) -> dict[str, Any]:
         return {
-            "task_type": "text-classification",
+            "task_type": self.task_type,
             "problem_type": self._problem.name,
             "id2label": dict(enumerate(self._setup.labels)),
-            "head": {"kind": "classification", "activation": self._problem.activation},
+            "head": {"kind": self.head_kind, "activation": self._problem.activation},
         }
 
     def samples(self, model: Any, examples: Sequence[Example]) -> list[Sample]:
@@ -143,27 +150,25 @@ class ClassificationTask:
     def _prompted_logits(self, model: Any, batch: Batch) -> Tensor:
         """As PEFT computes them of one row. In a padded batch its model would read padding: transformers looks for
         a row's last token in its ids, and PEFT gives it embeddings."""
-        rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
-        embedded = model.word_embeddings(batch.input_ids)
-        prompts = model.get_prompt(batch_size=len(rows)).to(embedded.dtype)  # (rows, virtual tokens, hidden)
-        mask = torch.cat([batch.attention_mask.new_ones(prompts.shape[:2]), batch.attention_mask], dim=1)
-        task_model = model.get_base_model()
-        output = task_model.base_model(
-            inputs_embeds=torch.cat([prompts, embedded], dim=1), attention_mask=mask, use_cache=False
-        )
-        last = output.last_hidden_state[rows, mask.sum(dim=1) - 1]
+        task_model, inputs = model.get_base_model(), model_inputs(model, batch)
+        ends = inputs["attention_mask"].sum(dim=1) - 1
+        states = task_model.base_model(**inputs, use_cache=False).last_hidden_state
+        last = states[torch.arange(len(ends), device=ends.device), ends]
         logits: Tensor = task_model.get_submodule(self._layout.output)(last)
         return logits.float()
 
     def _sample(self, model: Any, example: Example) -> Sample:
-        assert isinstance(example, TextExample)
         logits = self.outputs(model, example).numpy()
         scores = decode_classification(logits, self._labels(), self._problem.activation)
-        inputs = {"text": example.text, "text_pair": example.text_pair} if example.text_pair else example.text
-        return Sample(inputs=inputs, output=[scores])
+        return Sample(inputs=self._inputs(example), parameters=self._parameters, output=[scores])
+
+    def _inputs(self, example: Example) -> Any:
+        """What a server is asked with."""
+        assert isinstance(example, TextExample)
+        return {"text": example.text, "text_pair": example.text_pair} if example.text_pair else example.text
 
     def _batch(self, model: Any, example: Example) -> Batch:
-        return make_batch([self.encode(example)], pad_token_id(self._setup.tokenizer), model.device)
+        return make_batch([self.encode(example)], self._pad_id, model.device)
 
     def _labels(self) -> dict[int, str]:
         return dict(enumerate(self._setup.labels))
@@ -179,8 +184,7 @@ def pooled(output: Any, pooling: Pooling) -> Tensor:
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """The id that fills short rows up; its positions are masked, so any will do where there is none."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    return 0
+    """The id that fills short rows up; its positions are masked, so any will do where there is none, as on a base
+    of images."""
+    ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+    return next((int(token_id) for token_id in ids if token_id is not None), 0)

@@ -31,7 +31,7 @@ class GenerationTask:
 
     auto_class: Any = AutoModelForCausalLM
     head_modules: tuple[str, ...] = ()
-    peft_type = "CAUSAL_LM"
+    peft_type: str | None = "CAUSAL_LM"
 
     def __init__(self, setup: TaskSetup) -> None:
         if setup.spec.family != "decoder":

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from multigraft_adapters.manifest import Activation, ProblemType
 from multigraft_training.evaluate import classification_metrics, multi_label_metrics, regression_metrics
-from multigraft_training.examples import Label
+from multigraft_training.fields import Label
 
 
 class Problem(Protocol):

@@ -17,8 +17,8 @@ from multigraft_training.examples import Example
 
 @dataclass(frozen=True, slots=True)
 class TaskSetup:
-    """What a task is made from. `problem` and `labels` are of text classification, `prompt` is the recipe's system
-    prompt."""
+    """What a task is made from. `problem` is of classifications, `labels` of them and of tags, `prompt` is the
+    recipe's system prompt. `tokenizer` is, on a base of images, what turns them into pixels."""
 
     spec: BaseSpec
     tokenizer: Any
@@ -42,18 +42,21 @@ class TrainingTask(Protocol):
     """One task type on one base.
 
     `auto_class` and `model_arguments` load the base with the task's head, whose modules `head_modules` names;
-    `peft_type` is PEFT's task type.
+    `peft_type` is PEFT's task type, None where PEFT has none.
     """
 
     auto_class: Any
     head_modules: tuple[str, ...]
-    peft_type: str
+    peft_type: str | None
 
     @property
     def model_arguments(self) -> Mapping[str, Any]: ...
 
     def encode(self, example: Example) -> Encoded:
-        """The example as tokens, cut to the maximum length. Without targets when nothing of them is left."""
+        """The example as tokens, cut to the maximum length. Without targets when nothing of them is left.
+
+        An example that is read in several windows is the first of them, which has the others as `more`.
+        """
         ...
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
