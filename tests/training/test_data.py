@@ -292,7 +292,7 @@ BAD_ROWS: dict[RecipeTaskType, list[tuple[dict[str, Any], str]]] = {
 def test_rows_that_are_no_examples_of_their_type_are_told_with_their_lines(
     tmp_path: Path, task_type: RecipeTaskType
 ) -> None:
-    rows, expected = zip(*BAD_ROWS[task_type], strict=True)
+    rows, expected = [row for row, _ in BAD_ROWS[task_type]], [start for _, start in BAD_ROWS[task_type]]
     found = problems(write_jsonl(tmp_path / "train.jsonl", rows), task_type)
     assert len(found) == len(expected) > 0
     for line, (problem, start) in enumerate(zip(found, expected, strict=True), start=1):
