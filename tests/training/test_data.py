@@ -310,7 +310,7 @@ def test_tags_answers_and_scores_that_cannot_be_learnt_are_told(tmp_path: Path) 
     assert problems(train, "token-classification")[0].startswith("the train split has one tag only ('O')")
     write_jsonl(train, [{**QUESTION, "answers": []}] * 3)
     assert problems(train, "question-answering") == ["no row of the train split has an answer"]
-    write_jsonl(train, [*SCORE_ROWS, *PAIR_ROWS])
+    write_jsonl(train, SCORE_ROWS + PAIR_ROWS)
     assert problems(train, "feature-extraction") == [
         "train.jsonl:17: has no score, unlike train.jsonl:1; all rows of a task have one, or none"
     ]
