@@ -229,7 +229,7 @@ WORDS_TO_ID = {"mixed": 0, "negative": 1, "positive": 2}
 
 
 def test_columns_that_no_row_has_are_told_once(tmp_path: Path) -> None:
-    rows = [{"sentence": "x", "label": "a"}, {"sentence": "y", "label": 5.0}]
+    rows: list[dict[str, Any]] = [{"sentence": "x", "label": "a"}, {"sentence": "y", "label": 5.0}]
     assert problems(write_jsonl(tmp_path / "train.jsonl", rows)) == [
         "train.jsonl: no row has the field 'text'; its fields are label, sentence"
     ]

@@ -25,7 +25,7 @@ class _PeftType:
 class PlainConfig:
     """What stands in for PEFT's config: no virtual tokens, and the head as all that is saved."""
 
-    task_type: str
+    task_type: str | None
     modules_to_save: tuple[str, ...]
     base_model_name_or_path: str
     peft_type: _PeftType = _PeftType()
