@@ -49,10 +49,11 @@ def tiny_values(file: Path, base: Path, folder: Path) -> dict[str, Any]:
     """A recipe with everything that makes it long taken out."""
     values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     write_jsonl(folder / "train.jsonl", rows_of(values["task"]["type"], folder))
-    data = {"train": "train.jsonl", "validation": "train.jsonl", "test": "train.jsonl"}
+    splits = dict.fromkeys(("train", "validation", "test"), "train.jsonl")
+    unlabelled = {"unlabelled": "train.jsonl"} if values["data"].get("unlabelled") else {}
     return values | {
         "base": str(base),
-        "data": data,
+        "data": splits | unlabelled,
         "training": values.get("training", {}) | FAST,
         "output": str(folder / "run"),
     }

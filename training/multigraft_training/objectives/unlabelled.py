@@ -11,7 +11,7 @@ from multigraft_training.tasks.classification import ClassificationTask
 
 def classifier_of(setup: ObjectiveSetup) -> ClassificationTask:
     """The run's task. Raises InvalidRecipeError, which names the objective, where it is no text-classification."""
-    if isinstance(setup.task, ClassificationTask):
+    if isinstance(setup.task, ClassificationTask) and setup.task.task_type == "text-classification":
         return setup.task
     name = setup.recipe.objective.name
     raise setup.source.error("objective.name", f"{name} is for text-classification, not {setup.recipe.task.type}")
