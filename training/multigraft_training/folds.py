@@ -14,12 +14,13 @@ from typing import Any
 from multigraft_adapters.bases import check_data_dir
 from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
 from multigraft_adapters.manifest import canonical_json
-from multigraft_training.data import Dataset, class_of, load_dataset, split_off
+from multigraft_training.data import Dataset, load_dataset, split_off
 from multigraft_training.examples import Example
 from multigraft_training.recipe import read_recipe
 from multigraft_training.report import Report
 from multigraft_training.run import run
 from multigraft_training.run_folder import Watch, identity_of, write_json
+from multigraft_training.split_checks import class_of
 from multigraft_training.stopping import StopWish
 
 FOLDS_FILE = "folds.json"

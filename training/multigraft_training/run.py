@@ -77,17 +77,13 @@ def run(
     with the way to go on.
     """
     processes = join()
-    dataset = dataset or load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
-    for note in dataset.notes:
-        report.note(note)
+    dataset = dataset or _dataset(recipe, report)
     output = check_data_dir(Path(recipe.output))
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)
     reader = load_tokenizer(folder) if spec.image is None else load_image_processor(folder)
     task = _task(recipe, source, spec, reader, dataset)
     check_fields(recipe, source, task)
-    if recipe.training.head_learning_rate is not None and not task.head_modules:
-        raise source.error("training.head_learning_rate", f"{recipe.task.type} trains no head")
     learnt = augmented(dataset.train, recipe.objective.augmentation, folder, recipe.training.seed, report)
     train = _encode("train", learnt, task, report)
     validation = _encode("validation", dataset.validation, task, report)
@@ -138,6 +134,14 @@ def run(
     return processes.from_main(finish)
 
 
+def _dataset(recipe: Recipe, report: Report) -> Dataset:
+    """The run's data; tells what a person should know of it."""
+    dataset = load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
+    for note in dataset.notes:
+        report.note(note)
+    return dataset
+
+
 def _extract(
     method: FullPart,
     spec: BaseSpec,
@@ -182,7 +186,10 @@ def _task(recipe: Recipe, source: RecipeSource, spec: BaseSpec, reader: Any, dat
         problem=dataset.problem,
         prompt=recipe.task.prompt,
     )
-    return make_task(recipe.task.type, setup)
+    task = make_task(recipe.task.type, setup)
+    if recipe.training.head_learning_rate is not None and not task.head_modules:
+        raise source.error("training.head_learning_rate", f"{recipe.task.type} trains no head")
+    return task
 
 
 def _max_length(recipe: Recipe, source: RecipeSource, spec: BaseSpec) -> int:
