@@ -101,7 +101,7 @@ class ServerSettings(BaseModel):
     ] = None
     max_body_bytes: Annotated[Bytes, Field(description="cap of a JSON body")] = 4 * MiB
     max_upload_bytes: Annotated[Bytes, Field(description="cap of an uploaded adapter's body")] = 1024 * MiB
-    max_file_bytes: Annotated[Bytes, Field(description="cap of an uploaded file of training data")] = 256 * MiB
+    max_file_bytes: Annotated[Bytes, Field(description="cap of an uploaded file of training data")] = 64 * MiB
     max_uploads: Annotated[int, Field(ge=1, le=256, description="uploads at once; further ones are a 503")] = 4
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0

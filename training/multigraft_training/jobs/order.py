@@ -28,6 +28,8 @@ TYPE_OF_FIELDS = {
 }
 """The task type of rows that have these fields; the first that fits counts."""
 REFUSED_TYPES = {"image-classification": "its rows name images by path, and a job has no folder of images"}
+OBJECTIVES = ("supervised", "pseudo-labels", "mmd")
+"""Those that read no files and no bases beside the job's: a caller never names a path of the worker's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,9 @@ def write_recipe(order: Order, folder: Path) -> tuple[Path, list[str]]:
     jobs do not have.
     """
     rows = _rows(Path(order.files["train"]))
-    given = {**order.recipe, **order.overrides}
+    given = {**order.recipe, **{name: _read_value(text) for name, text in order.overrides.items()}}
     task_type = str(given.get("task.type") or _type_of(rows[0]))
-    if task_type in REFUSED_TYPES:
-        raise InvalidRecipeError("the job cannot be run", [f"task.type: {task_type}: {REFUSED_TYPES[task_type]}"])
+    _check(given, task_type)
     fields: dict[str, Any] = {
         "base": order.base,
         "task.name": order.task,
@@ -82,6 +83,28 @@ def write_recipe(order: Order, folder: Path) -> tuple[Path, list[str]]:
     file = folder / RECIPE_FILE
     file.write_text(yaml.safe_dump(_nested(fields), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file, [f"{name}={value}" for name, value in order.overrides.items()]
+
+
+def _read_value(text: str) -> Any:
+    """An override's value, as the recipe reads it; what is no YAML it refuses."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _check(given: Mapping[str, Any], task_type: str) -> None:
+    """Raises InvalidRecipeError for what a recipe may say and a job may not."""
+    problems = []
+    if task_type in REFUSED_TYPES:
+        problems.append(f"task.type: {task_type}: {REFUSED_TYPES[task_type]}")
+    objective = given.get("objective.name", OBJECTIVES[0])
+    if objective not in OBJECTIVES:
+        problems.append(f"objective.name: a job's is one of {', '.join(OBJECTIVES)}")
+    if given.get("method.name") == "full" and not given.get("method.extract"):
+        problems.append("method.extract: a full fine-tune cannot be served; give the rank of the LoRA to extract")
+    if problems:
+        raise InvalidRecipeError("the job cannot be run", problems)
 
 
 def _training_fields(order: Order, method: str, rows: list[Row]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from multigraft_adapters.artifact import read_folder
 from multigraft_adapters.bases import BaseSpec
 from multigraft_adapters.errors import ConflictError, LeaseLostError, NotFoundError
 from multigraft_adapters.manifest import Manifest
-from multigraft_adapters.registry import PRODUCTION, Registry, Version
+from multigraft_adapters.registry import PRODUCTION, Registrable, Registry, Version
 from multigraft_adapters.store import Store
-from multigraft_adapters.verify import VerifiedAdapter, verify
+from multigraft_adapters.verify import verify
 
 NEVER, BETTER, ALWAYS = "never", "better", "always"
 HIGHER_IS_BETTER = ("accuracy", "micro_f1", "f1", "exact_match", "pearson", "spearman")
@@ -65,7 +65,7 @@ def publish(
     raise moved
 
 
-def decide(registry: Registry, task: str, adapter: VerifiedAdapter, promote: str) -> Decision:
+def decide(registry: Registry, task: str, adapter: Registrable, promote: str) -> Decision:
     """Whether the adapter is to be the task's production version."""
     if promote == NEVER:
         return Decision(False, "the job does not ask for promotion", 0)

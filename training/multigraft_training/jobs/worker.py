@@ -15,7 +15,7 @@ from multigraft_adapters.bases.resolve import base_display_name
 from multigraft_adapters.errors import RegistryUnavailableError
 from multigraft_adapters.registry import Registry
 from multigraft_adapters.store import open_store
-from multigraft_training.jobs.attempt import Attempt, Workplace
+from multigraft_training.jobs.attempt import Attempt, Workplace, clean_ended
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,10 @@ def work(options: WorkerOptions, stop: Event) -> int:
     registry = Registry.open(options.registry_url or data_dir, name)
     leases = registry.job_leases(options.lease_s)
     worker = options.name or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-    place = Workplace(registry, leases, store, spec, base, data_dir, options.lease_s, stop)
+    shares_folder = options.store_url is None
+    place = Workplace(registry, leases, store, spec, base, data_dir, options.lease_s, shares_folder, stop)
     try:
+        clean_ended(registry, data_dir)
         return _work(place, worker, options.once)
     finally:
         registry.close()
