@@ -157,7 +157,7 @@ def _prefix(method: PrefixPart, around: Surroundings) -> PeftConfig:
     }
     return PrefixTuningConfig(
         num_virtual_tokens=method.virtual_tokens,
-        init_weights="zero",
+        init_weights="zero",  # `load_model` puts those of words there
         **projection,
         **around.common,
         **around.sizes,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import PeftConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -18,6 +18,7 @@ from multigraft_adapters.errors import UnsupportedBaseError
 from multigraft_training.bottleneck import BottleneckLinear
 from multigraft_training.methods import Surroundings, peft_config
 from multigraft_training.plain import PlainConfig, PlainModel
+from multigraft_training.prefix_init import begin_as_words
 from multigraft_training.recipe_methods import FullPart, HeadPart, MethodPart
 from multigraft_training.tasks import TrainingTask
 
@@ -103,6 +104,8 @@ def _with_delta(model: Any, config: PeftConfig, spec: BaseSpec) -> Any:
         peft_model = get_peft_model(model, config)
     if isinstance(config, PromptEncoderConfig):
         _begin_among_words(peft_model)
+    if isinstance(config, PrefixTuningConfig) and not config.prefix_projection:
+        begin_as_words(peft_model, None)
     # NOTE: PEFT keeps the folder's path here; the same training must give the same artifact anywhere.
     config.base_model_name_or_path = spec.name
     if isinstance(config, PromptTuningConfig) and config.tokenizer_name_or_path:

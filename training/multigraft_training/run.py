@@ -52,14 +52,16 @@ RANK_STRIDE = 1_000_003
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test.
-    `num_trained` counts the parameters that were trained. `digest` is None where no adapter was made; what a full
-    fine-tune's metrics become in the LoRA that is extracted is there as `extracted_...`."""
+    `num_trained` counts the parameters that were trained, `num_tokens` the tokens of an epoch. `digest` is None
+    where no adapter was made; what a full fine-tune's metrics become in the LoRA extracted from it is there as
+    `extracted_...`."""
 
     folder: Path
     digest: str | None
     metrics: dict[str, float]
     fit: Fit
     num_trained: int
+    num_tokens: int
 
 
 def run(
@@ -129,7 +131,7 @@ def run(
             write_json(output / "metrics.json", metrics)
             write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
         run_folder.end(metrics, digest)
-        return RunResult(output, digest, metrics, fit, num_trained)
+        return RunResult(output, digest, metrics, fit, num_trained, sum(one.num_tokens for one in train))
 
     return processes.from_main(finish)
 

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from multigraft_training.bench.cells import Cell, Data
+from multigraft_training.bench.pace import Pace, PacedReport
 from multigraft_training.bench.stock import Stock, train_stock
 from multigraft_training.recipe import read_recipe
-from multigraft_training.report import Report
 from multigraft_training.run import RunResult, run
 
 ADAPTER = "adapter"
@@ -22,20 +22,24 @@ ADAPTER = "adapter"
 def measure(cell: Cell, data: Data, data_dir: Path, folder: Path) -> dict[str, Any]:
     """Train a cell in a folder of its own, which is removed at the end.
 
-    `seconds` and `cpu_seconds` are of the whole run, from reading the data to the verified artifact.
+    `seconds` and `cpu_seconds` are of the whole run, from reading the data to the verified artifact;
+    `tokens_per_cpu_second` is of the training steps alone, padding not counted.
     """
     place = folder / cell.key
     place.mkdir(parents=True, exist_ok=True)
     recipe, source = read_recipe(_write_recipe(cell, data, data_dir, place), cell.overrides)
+    pace = Pace()
     began, began_cpu = time.perf_counter(), time.process_time()
     if cell.runner == "peft":
-        values = _stock(train_stock(recipe, data_dir, place / "stock"), data.metric)
+        values = _stock(train_stock(recipe, data_dir, place / "stock", pace), data.metric)
     else:
         with (place / "run.log").open("w", encoding="utf-8") as log:
-            result = run(recipe, source, data_dir, Report(Console(file=log, width=200)))
+            result = run(recipe, source, data_dir, PacedReport(Console(file=log, width=200), pace))
         values = _ours(result, data.metric) | {"bytes": _size(place / ADAPTER)}
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     measured = {**values, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
+    if pace.cpu_seconds:
+        measured["tokens_per_cpu_second"] = round(values["tokens"] * values["epochs"] / pace.cpu_seconds, 1)
     shutil.rmtree(place)
     return measured
 
@@ -47,12 +51,13 @@ def _ours(result: RunResult, metric: str) -> dict[str, Any]:
         "metrics": result.metrics,
         "trained": result.num_trained,
         "epochs": len(result.fit.epochs),
+        "tokens": result.num_tokens,
     }
 
 
 def _stock(result: Stock, metric: str) -> dict[str, Any]:
     values = {"metric": result.metrics[metric], "metrics": result.metrics}
-    return {**values, "trained": result.num_trained, "epochs": result.epochs}
+    return {**values, "trained": result.num_trained, "epochs": result.epochs, "tokens": result.num_tokens}
 
 
 def _write_recipe(cell: Cell, data: Data, data_dir: Path, place: Path) -> Path:

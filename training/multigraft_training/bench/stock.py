@@ -20,6 +20,7 @@ from transformers import (
 from multigraft_adapters.bases import load_tokenizer, pick_device, pick_dtype, read_spec, resolve_base
 from multigraft_adapters.bases.load import LOCAL_ONLY
 from multigraft_adapters.bases.resolve import base_display_name
+from multigraft_training.bench.pace import Pace, PaceCallback
 from multigraft_training.data import load_dataset
 from multigraft_training.examples import Example, TextExample
 from multigraft_training.methods import target_names
@@ -35,10 +36,11 @@ class Stock:
 
     metrics: dict[str, float]
     num_trained: int
+    num_tokens: int
     epochs: int
 
 
-def train_stock(recipe: Recipe, data_dir: Path, folder: Path) -> Stock:
+def train_stock(recipe: Recipe, data_dir: Path, folder: Path, pace: Pace) -> Stock:
     """Train a LoRA classifier as a recipe says, on the same split; of the epochs the best in validation counts.
 
     What differs is the Trainer's: batches are of as many examples as the recipe's tokens have on average, in
@@ -55,20 +57,22 @@ def train_stock(recipe: Recipe, data_dir: Path, folder: Path) -> Stock:
     )
     set_seed(settings.seed)
     model = _model(base, recipe, dataset.labels)
-    mean_length = sum(len(row["input_ids"]) for row in train) / len(train)
+    num_tokens = sum(len(row["input_ids"]) for row in train)
     trainer = Trainer(
         model=model,
-        args=_arguments(recipe, folder, max(1, round(settings.batch_tokens / mean_length))),
+        args=_arguments(recipe, folder, max(1, round(settings.batch_tokens * len(train) / num_tokens))),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=_accuracy,
+        callbacks=[PaceCallback(pace)],
     )
     trainer.train()
     metrics = trainer.evaluate(test, metric_key_prefix="test")
     return Stock(
         {"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
         model.get_nb_trainable_parameters()[0],
+        num_tokens,
         settings.epochs,
     )
 
