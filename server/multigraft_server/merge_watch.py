@@ -74,7 +74,11 @@ class MergeWatch:
 
 
 def _costs_of(state: MergeSnapshot, switch_s: float) -> MergeCosts:
-    """Merged passes that have not been measured are taken to cost what the bare base's did at the start."""
+    """Merged passes of sizes that are far from all measured ones are taken to cost what the bare base's did at the
+    start."""
     times = state.pass_seconds
-    merged = {**times.get("base", {}), **times.get("merged", {})}
-    return MergeCosts(PassSeconds.of(times.get("original", {})), PassSeconds.of(merged), switch_s)
+    measured = times.get("merged", {})
+    low, high = min(measured, default=0) / 2, 2 * max(measured, default=0)
+    expected = {size: took for size, took in times.get("base", {}).items() if not low <= size <= high}
+    original = PassSeconds.of(times.get("original", {}))
+    return MergeCosts(original, PassSeconds.of({**expected, **measured}), switch_s)

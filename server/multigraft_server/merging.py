@@ -146,6 +146,8 @@ class Merging:
         try:
             async with asyncio.timeout(FORCE_SECONDS):
                 while not (self._asked.told and self._asked.task == task):
+                    if self.mode.task != task:
+                        raise MergeRefusedError("another merge, or none, was asked for meanwhile")
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise MergeRefusedError(f"{task!r} is not merged yet after {FORCE_SECONDS:g} s") from None

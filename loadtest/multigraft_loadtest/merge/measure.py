@@ -130,6 +130,8 @@ class _Stage:
     def _capacity(self) -> float:
         """Requests per second without a merge, as measured last."""
         rate = self.told.rates[f"{BURST_SHARE:g}"]["never"][-1]
+        if rate <= 0:
+            raise LoadTestError(f"nothing was answered: {self._measured.wrong[:1]}")
         return rate / (OUTPUT_TOKENS.most if self._is_decoder else C_TEXTS)
 
     def _measure(

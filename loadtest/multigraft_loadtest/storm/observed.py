@@ -21,8 +21,9 @@ EVENTS = {
         r'^multigraft_adapter_loads_total\{.*outcome="ok".*tier="host".*\} ([0-9.e+]+)$', re.MULTILINE
     ),
     "evictions": re.compile(r'^multigraft_adapter_evictions_total\{tier="device"\} ([0-9.e+]+)$', re.MULTILINE),
+    "merges": re.compile(r'^multigraft_merge_switches_total\{direction="merge"\} ([0-9.e+]+)$', re.MULTILINE),
 }
-"""Adapters that were read from the store, and adapters that left a slot for another."""
+"""Adapters that were read from the store, adapters that left a slot for another, and adapters that were merged."""
 
 Buckets = Mapping[float, float]
 """Counts of steps of at most so many seconds."""

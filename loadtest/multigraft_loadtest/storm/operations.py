@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from multigraft_loadtest.popularity import shares
-from multigraft_loadtest.storm import pointing, uploading
+from multigraft_loadtest.storm import merging, pointing, uploading
 from multigraft_loadtest.storm.act import Act, Means, UnexpectedAnswerError
 from multigraft_loadtest.storm.ledger import Ledger, TaskBook
 
@@ -31,6 +31,8 @@ OPERATIONS: dict[str, Callable[[Act], Awaitable[bool | None]]] = {
     "retire": uploading.retire,
     "retire in use": uploading.retire_in_use,
     "pin": pointing.pin,
+    "merge": merging.merge,
+    "merge by policy": merging.merge_by_policy,
 }
 """By name. Each returns whether it was refused as it should be; None when there was nothing to do."""
 
@@ -52,6 +54,9 @@ SHARES = {
 }
 """How often each is done, relative to the others."""
 
+MERGING = {"merge": 3, "merge by policy": 5}
+"""The same of servers that merge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -71,6 +76,7 @@ class Operator:
 
     ledger: Ledger
     means: Means
+    is_merging: bool = False
     done: list[Operation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
@@ -84,7 +90,8 @@ class Operator:
         """One random operation on a random task; what is not as it should be is noted as a problem."""
         books, draw = list(self.ledger.values()), self.means.draw
         (book,) = draw.choices(books, shares(CHANGED, len(books)))
-        (name,) = draw.choices(list(SHARES), list(SHARES.values()))
+        shared = SHARES | MERGING if self.is_merging else SHARES
+        (name,) = draw.choices(list(shared), list(shared.values()))
         await self._do(name, book)
 
     async def _do(self, name: str, book: TaskBook) -> None:

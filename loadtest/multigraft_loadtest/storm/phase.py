@@ -23,6 +23,7 @@ from multigraft_loadtest.storm.base_files import BaseFiles
 from multigraft_loadtest.storm.judge import Answer
 from multigraft_loadtest.storm.ledger import PRODUCTION, Ledger, TaskBook
 from multigraft_loadtest.storm.marked import METHODS, Kind, Marker
+from multigraft_loadtest.storm.merging import merges
 from multigraft_loadtest.storm.observed import Observed, observe
 from multigraft_loadtest.storm.operations import Operation, Operator
 from multigraft_loadtest.storm.traffic import Asking
@@ -120,7 +121,7 @@ class _Storm:
             self._join(0, first)
             draw = random.Random(f"operators {plan.seed}")
             means = Means(marker, self._changers, self._now, draw, self._adapters(own))
-            operator = Operator(outcome.ledger, means)
+            operator = Operator(outcome.ledger, means, merges(plan.serve_options))
             for book in outcome.ledger.values():
                 await operator.begin(book)
             if operator.problems:
@@ -202,7 +203,9 @@ class _Storm:
 
     async def _ask_in_turn(self, number: int) -> None:
         """One client, whose requests go to the processes that run in turn."""
-        requests = Asking(self._outcome.ledger, self._shape.family, self._plan.seed * 1000 + number).requests()
+        clock = self._now if merges(self._plan.serve_options) else None
+        seed = self._plan.seed * 1000 + number
+        requests = Asking(self._outcome.ledger, self._shape.family, seed, clock).requests()
         turn = number
         while self._now() < self._plan.seconds:
             running = [place for place, client in enumerate(self._clients) if client is not None]

@@ -12,6 +12,7 @@ from multigraft_loadtest.goals import goal, has_missed
 from multigraft_loadtest.records import Record
 from multigraft_loadtest.storm.judge import ASKED_FOR, judge
 from multigraft_loadtest.storm.ledger import OTHER_PROCESS_SECONDS
+from multigraft_loadtest.storm.merging import merges
 from multigraft_loadtest.storm.observed import step_percentile
 from multigraft_loadtest.storm.operations import Operation
 from multigraft_loadtest.storm.phase import Outcome
@@ -54,6 +55,7 @@ def summarise_phase(outcome: Outcome, minutes: float) -> dict[str, Any]:
         "pause": _pauses(right, outcome),
         "total_s": spread([record.total_s for record in right]),
         "memory": _memory(outcome),
+        "merges": _merges(outcome),
         "time_line": _time_line(right, outcome),
     }
     return told | {"rows": rows(told, minutes)}
@@ -66,6 +68,8 @@ def rows(told: Mapping[str, Any], minutes: float) -> list[dict[str, Any]]:
         goal("wrong, lost and failed", sum(requests[name] for name in ("wrong", "lost", "failed")), 0),
         goal("operations answered otherwise than they must be", told["unexpected"], 0),
     ]
+    if told["merges"] is not None:
+        found.append(goal("adapters merged, by the first process", told["merges"], 1, at_least=True))
     if told["streams"]:
         found.append(
             goal("requests answered, streams among them", requests["right"], LEAST_MIXED * share, at_least=True)
@@ -148,6 +152,13 @@ def _memory(outcome: Outcome) -> dict[str, Any]:
         "adapters": {tier: len(digests) for tier, digests in end.engine["tiers"].items()},
         "since_begin": {name: end.counts[name] - begin.counts[name] for name in end.counts},
     }
+
+
+def _merges(outcome: Outcome) -> float | None:
+    """How many adapters the first process merged; None where servers do not merge."""
+    if not merges(outcome.plan.serve_options) or outcome.begin is None or outcome.end is None:
+        return None
+    return outcome.end.counts["merges"] - outcome.begin.counts["merges"]
 
 
 def _time_line(right: Sequence[Record], outcome: Outcome) -> dict[str, Any]:

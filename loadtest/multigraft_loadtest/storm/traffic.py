@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,6 +18,9 @@ POPULARITY = "zipf:0.5"
 BY_NUMBER, BY_ALIAS, STICKY = 0.1, 0.1, 0.3
 """The shares of requests that name a version, that name another alias, and that have a key."""
 
+HOT, HOT_SECONDS = 0.95, 5.0
+"""The share of the hot task, and how long it is one, where servers merge."""
+
 KEYS = 8
 TEXTS = {"encoder": 8, "decoder": 2}
 """Texts of one classification."""
@@ -28,11 +31,15 @@ TOKENS = Lengths(4, 12)
 
 @dataclass(slots=True)
 class Asking:
-    """Endless requests of one client, by its seed and by what there is to ask at the time."""
+    """Endless requests of one client, by its seed and by what there is to ask at the time.
+
+    With a `clock` one task has most of the requests for some seconds, and then another one.
+    """
 
     ledger: Ledger
     family: str
     seed: int
+    clock: Callable[[], float] | None = None
 
     def requests(self) -> Iterator[Request]:
         draw, texts = random.Random(f"storm {self.seed}"), random_texts(WORDS, self.seed)
@@ -40,6 +47,8 @@ class Asking:
         weights = shares(POPULARITY, len(books))
         while True:
             (book,) = draw.choices(books, weights)
+            if self.clock is not None and draw.random() < HOT:
+                book = books[int(self.clock() / HOT_SECONDS) % len(books)]
             count = TEXTS[self.family] if book.kind == "classification" else 1
             tokens = TOKENS.draw(draw) if book.kind == "generation" else 0
             sticky = f"key {draw.randrange(KEYS)}" if draw.random() < STICKY else None
