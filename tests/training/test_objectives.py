@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
+from multigraft_adapters.bases import load_tokenizer
 from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
+from multigraft_training.objectives.distillation import soft_losses
 from multigraft_training.objectives.mmd import squared_mmd
 from multigraft_training.objectives.pseudo_labels import sure_ones
+from multigraft_training.objectives.teacher import with_adapter
 from tests.training.conftest import TinyBase
 from tests.training.made import CHAT_ROWS, CLASS_ROWS, recipe_values, train, write_jsonl
 
@@ -118,3 +122,92 @@ def test_objectives_for_classes_are_refused_for_other_tasks(tmp_path: Path, tiny
     values["task"]["type"] = "text-classification"
     with pytest.raises(InvalidRecipeError, match="objective.name: pseudo-labels are for one class a row"):
         train(tmp_path, {**values, "objective": {"name": "pseudo-labels"}})
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_the_distance_from_softened_answers_is_as_computed_by_hand(problem: Any) -> None:
+    chooser = torch.Generator().manual_seed(1)
+    own, taught = (torch.randn(4, 3, generator=chooser) * 2 for _ in range(2))
+    found = soft_losses(own, taught, 3.0, problem)
+    assert found.shape == (4,)
+    for row in range(4):
+        if problem == "regression":
+            expected = sum((float(a) - float(b)) ** 2 for a, b in zip(own[row], taught[row], strict=True))
+        elif problem == "single_label_classification":
+            p, q = ((one[row] / 3).softmax(dim=0).tolist() for one in (taught, own))
+            expected = 9 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        else:
+            p, q = ((one[row] / 3).sigmoid().tolist() for one in (taught, own))
+            pairs = [pair for a, b in zip(p, q, strict=True) for pair in ((a, b), (1 - a, 1 - b))]
+            expected = 9 * sum(a * math.log(a / b) for a, b in pairs)
+        assert float(found[row]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "adapter on another base", "model"])
+def test_a_student_learns_from_a_teacher_what_no_label_says(
+    kind: str, tmp_path: Path, tiny_base: TinyBase
+) -> None:
+    model_type = "llama" if kind == "adapter on another base" else "bert"
+    values = values_of(tiny_base(model_type), tmp_path, {}, epochs=10, early_stopping=None)
+    del values["data"]["unlabelled"]
+    teacher, _ = train(tmp_path, {**values, "output": str(tmp_path / "teacher")})
+    assert teacher.metrics["accuracy"] > 0.8
+    place = {"adapter": str(tmp_path / "teacher" / "adapter")}
+    if kind == "adapter on another base":
+        place["base"] = str(tiny_base("llama"))
+    if kind == "model":
+        place = {"model": str(merged(tiny_base("bert"), tmp_path))}
+
+    # The labels of the student's few rows are wrong, and it does not look at them: alpha is 1.
+    values["base"] = str(tiny_base("bert"))
+    turned = [{**row, "label": CLASS_ROWS[index + 1]["label"]} for index, row in enumerate(CLASS_ROWS[:9])]
+    write_jsonl(tmp_path / "few.jsonl", turned)
+    objective = {"name": "distillation", "teacher": place, "alpha": 1.0, "temperature": 2.0}
+    data = {"train": "few.jsonl", "validation": "train.jsonl", "test": "train.jsonl", "unlabelled": "more.jsonl"}
+    student, _ = train(tmp_path, {**values, "data": data, "objective": objective})
+    assert student.metrics["accuracy"] > 0.6
+    assert student.fit.epochs[-1].loss < 0.8 * student.fit.epochs[0].loss
+
+
+def merged(base: Path, folder: Path) -> Path:
+    """The teacher in `folder` as a whole fine-tuned model of transformers'."""
+    labels = {0: "mixed", 1: "negative", 2: "positive"}
+    names = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base, **names)
+    with_adapter(model, str(folder / "teacher" / "adapter")).merge_and_unload().save_pretrained(folder / "whole")
+    load_tokenizer(base).save_pretrained(folder / "whole")
+    return folder / "whole"
+
+
+def test_a_writing_student_comes_closer_to_its_teacher(tmp_path: Path, tiny_base: TinyBase) -> None:
+    write_jsonl(tmp_path / "train.jsonl", CHAT_ROWS)
+    values = recipe_values(tiny_base("llama"), "text-generation", tmp_path, epochs=6, learning_rate=1e-2)
+    values["data"] = {"train": "train.jsonl"}
+    train(tmp_path, {**values, "output": str(tmp_path / "teacher")})
+    teacher = {"adapter": str(tmp_path / "teacher" / "adapter")}
+    objective = {"name": "distillation", "teacher": teacher, "alpha": 1.0, "temperature": 1.0}
+    result, _ = train(tmp_path, {**values, "objective": objective})
+    assert result.fit.epochs[-1].loss < 0.5 * result.fit.epochs[0].loss
+    with pytest.raises(InvalidRecipeError, match="objective.teacher.base: its vocabulary is not the base's"):
+        train(tmp_path, {**values, "objective": {**objective, "teacher": {"base": str(tiny_base("roberta"))}}})
+
+
+def test_a_teacher_of_other_labels_or_kinds_is_refused(tmp_path: Path, tiny_base: TinyBase) -> None:
+    values = values_of(tiny_base("bert"), tmp_path, {}, epochs=1)
+    del values["data"]["unlabelled"]
+    train(tmp_path, {**values, "output": str(tmp_path / "teacher")})
+    write_jsonl(tmp_path / "train.jsonl", CLASS_ROWS[:2] * 8)
+    adapter = str(tmp_path / "teacher" / "adapter")
+    wrong: dict[str, Any] = {
+        "adapter: its labels are mixed, negative, positive, the data's negative, positive": {"adapter": adapter},
+        "base: a base alone does not classify": {"base": str(tiny_base("bert"))},
+        "model: stands alone": {"model": "x", "base": "y"},
+        "adapter: name the teacher": {},
+        "adapter: no such folder: nowhere; train the teacher first": {"adapter": "nowhere"},
+    }
+    for said, teacher in wrong.items():
+        with pytest.raises(InvalidRecipeError, match=f"objective.teacher.{said}"):
+            train(tmp_path, {**values, "objective": {"name": "distillation", "teacher": teacher}})
+    with pytest.raises(InvalidRecipeError, match="objective.mixup: a mixed text has no answer"):
+        objective = {"name": "distillation", "teacher": {"adapter": adapter}, "mixup": 0.1}
+        train(tmp_path, {**values, "objective": objective})

@@ -151,7 +151,7 @@ def test_a_prompt_is_for_generation_only(folder: Path) -> None:
 
 
 WRONG_METHODS = {
-    "name: lara": "method.name: the methods are lora, ia3, bottleneck, prefix, prompt, p-tuning, not 'lara'",
+    "name: lara": "method.name: the methods are lora, ia3, bottleneck, prefix, prompt, p-tuning, head, full, not",
     "name: ia3, rank: 4": "method.rank: unknown field; known: name, targets, feedforward",
     "name: bottleneck, reduction_facto: 8": "method.reduction_facto: unknown field; did you mean",
     "name: bottleneck, scaling: true": "method.scaling: must be a number above 0, or learned",

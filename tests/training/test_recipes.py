@@ -64,7 +64,12 @@ def test_a_recipe_runs_and_its_artifact_is_served_with_the_trainers_answers(
     file: Path, tmp_path: Path, tiny_base: TinyBase, server_of: ServerOf
 ) -> None:
     model_type = TINY.get(yaml.safe_load(file.read_text(encoding="utf-8"))["base"], "vit")
-    result, _ = train(tmp_path, tiny_values(file, tiny_base(model_type), tmp_path))
+    values = tiny_values(file, tiny_base(model_type), tmp_path)
+    if "teacher" in values.get("objective", {}):
+        taught = {"objective": {}, "data": {"train": "train.jsonl"}, "output": str(tmp_path / "teacher")}
+        train(tmp_path, values | taught)
+        values["objective"]["teacher"] = {"adapter": str(tmp_path / "teacher" / "adapter")}
+    result, _ = train(tmp_path, values)
     server = server_of(model_type)
     files = read_folder(result.folder / "adapter")
     manifest = verify(files, server.spec).manifest

@@ -21,7 +21,7 @@ SORTED_STEPS = 4
 class Encoded:
     """One example. `targets` is one class, or for each position of `input_ids` the token or tag to learn there,
     or the two that an answer begins and ends at; numbers, which every example of the data has as many of, are all
-    to learn. `weight` is a factor of its loss.
+    to learn. `weight` is a factor of its loss, `soft` a teacher's logits.
 
     `length` is given where more or others than `input_ids` are computed: an image's patches, whose `pixels`
     (channels, height, width) are read when they are needed, or both texts of a pair. `about` is what the task
@@ -37,6 +37,7 @@ class Encoded:
     pixels: Callable[[], Tensor] | None = None
     about: Any = None
     more: tuple[Encoded, ...] = ()
+    soft: tuple[float, ...] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +60,7 @@ class Batch:
     weights: Tensor | None = None  # (rows,) factors of the rows' losses; None where all are 1
     examples: tuple[Encoded, ...] = ()
     pixels: Tensor | None = None  # (rows, channels, height, width) fp32
+    soft: Tensor | None = None  # (rows, labels) a teacher's logits, fp32
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of a transformers model."""
@@ -71,6 +73,7 @@ class Batch:
 def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
     """Pad examples of one kind to a batch."""
     weights = [example.weight for example in examples]
+    soft = [example.soft for example in examples if example.soft is not None]
     token_types = [example.token_types for example in examples if example.token_types is not None]
     pixels = [example.pixels() for example in examples if example.pixels is not None]
     return Batch(
@@ -82,6 +85,7 @@ def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -
         weights=torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None,
         examples=tuple(examples),
         pixels=torch.stack(pixels).to(device) if pixels else None,
+        soft=torch.tensor(soft, device=device) if soft else None,
     )
 
 

@@ -26,7 +26,11 @@ from multigraft_training.recipe_objectives import (
 
 RecipeTaskType = TaskType
 Precision = Literal["auto", "bfloat16", "float32"]
-DATA_FIELDS = ("train", "validation", "test", "unlabelled")
+REQUIRED_PATHS: tuple[FieldPath, ...] = tuple(
+    ("data", split) for split in ("train", "validation", "test", "unlabelled")
+)
+PATHS: tuple[FieldPath, ...] = (*REQUIRED_PATHS, ("objective", "teacher", "adapter"))
+"""The fields that name files or folders; those that are not required may be made before the run."""
 
 
 class _Part(BaseModel):
@@ -152,8 +156,7 @@ def _with_usual_rate(recipe: Recipe) -> Recipe:
 
 
 def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
-    for field in DATA_FIELDS:
-        path: FieldPath = ("data", field)
+    for path in PATHS:
         value = document.get(path)
         if not isinstance(value, str) or not value:
             continue
@@ -162,9 +165,9 @@ def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
         if path not in document.overridden:
             candidates.insert(0, document.file.resolve().parent / given)
         found = next((candidate for candidate in candidates if candidate.exists()), None)
-        if found is None:
-            yield f"{document.place(path)}: data.{field}: no such file or folder: {value}"
-        else:
+        if found is None and path in REQUIRED_PATHS:
+            yield f"{document.place(path)}: {'.'.join(path)}: no such file or folder: {value}"
+        elif found is not None:
             document.set(path, str(found.resolve()))
 
 
@@ -188,7 +191,7 @@ def _problem(document: RecipeDocument, detail: ErrorDetails) -> str:
         reason = f"{reason}, not {detail['input']['name']!r}"
     elif detail["type"] != "value_error":
         reason += f" (it is {detail['input']!r})"
-    elif reason.partition(": ")[0] in part.model_fields:
+    elif reason.partition(": ")[0] in _part_at((*(str(key) for key in detail["loc"]), ""))[0].model_fields:
         # What fields say together is told of the one that the message begins with.
         field, _, reason = reason.partition(": ")
         path = (*path, field)

@@ -71,7 +71,7 @@ class SupervisedPart(_Objective):
 class PseudoLabelsPart(_Objective):
     """After the labelled rows, `rounds` more trainings from the start, each with the unlabelled texts whose class
     the model before is sure of: a probability of at least `threshold`, at most `max_per_class` of a class. Their
-    losses count `weight` times."""
+    losses count `weight` times. A round has `epochs` epochs, null is as many as the first training."""
 
     unlabelled = "needed"
     name: Literal["pseudo-labels"]
@@ -79,6 +79,7 @@ class PseudoLabelsPart(_Objective):
     rounds: Annotated[int, Field(ge=1, le=32)] = 1
     weight: Positive = 1.0
     max_per_class: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
 
 
 class MmdPart(_Objective):
@@ -93,9 +94,37 @@ class MmdPart(_Objective):
     kernels: Annotated[int, Field(ge=1, le=15)] = 5
 
 
+class TeacherPart(_Part):
+    """Who is learnt from: an `adapter` of ours or PEFT's, a folder, on `base` (null is the recipe's own); a
+    fine-tuned `model`, a folder or Hugging Face id; or, for generation, another `base` as it is."""
+
+    base: FilePath | None = None
+    adapter: FilePath | None = None
+    model: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> TeacherPart:
+        if self.model is not None and (self.adapter is not None or self.base is not None):
+            raise ValueError("model: stands alone; an adapter's base is `base`")
+        if self.model is None and self.adapter is None and self.base is None:
+            raise ValueError("adapter: name the teacher: an adapter, a model, or a base")
+        return self
+
+
+class DistillationPart(_Objective):
+    """A teacher's answers, softened by `temperature`, count `alpha`, the labels what is left of 1."""
+
+    unlabelled = "optional"
+    name: Literal["distillation"]
+    teacher: TeacherPart
+    temperature: Positive = 2.0
+    alpha: Share = 0.5
+
+
 OBJECTIVE_PARTS: dict[str, type[_Objective]] = {
     "supervised": SupervisedPart,
     "pseudo-labels": PseudoLabelsPart,
+    "distillation": DistillationPart,
     "mmd": MmdPart,
 }
 NAMES = ", ".join(OBJECTIVE_PARTS)
@@ -124,6 +153,7 @@ def _is_weight(value: Any) -> bool:
 ObjectivePart = Annotated[
     Annotated[SupervisedPart, Tag("supervised")]
     | Annotated[PseudoLabelsPart, Tag("pseudo-labels")]
+    | Annotated[DistillationPart, Tag("distillation")]
     | Annotated[MmdPart, Tag("mmd")],
     Discriminator(
         _name_of, custom_error_type=UNKNOWN_OBJECTIVE, custom_error_message=f"the objectives are {NAMES}"

@@ -92,7 +92,7 @@ def run(
     test = None if dataset.test is None else _encode("test", dataset.test, task, report)
     encode = partial(_encode, task=task, report=report)
     around = ObjectiveSetup(
-        recipe, source, spec, folder, data_dir, task, dataset, train, validation, encode, report
+        recipe, source, spec, folder, data_dir, task, dataset, learnt, train, validation, encode, report
     )
     objective = make_objective(around)
 

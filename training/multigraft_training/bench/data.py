@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from multigraft_training.bench.cells import Data
+from multigraft_training.bench.objectives import OBJECTIVE_DATA
 from multigraft_training.datasets import dataset_folder
 
 
@@ -25,5 +26,6 @@ DATA: dict[str, Data] = {
         Data("movies", public("movie-reviews"), ("training.epochs=2",)),
         Data("tweets", public("tweets"), ("training.epochs=3",)),
         Data("news", public("bbc-news"), ("training.epochs=2",)),
+        *OBJECTIVE_DATA,
     )
 }

@@ -17,6 +17,8 @@ from multigraft_training.recipe import read_recipe
 from multigraft_training.run import RunResult, run
 
 ADAPTER = "adapter"
+DATA_DIR = "$DATA_DIR"
+"""What stands for the data folder in a row's overrides."""
 
 
 def measure(cell: Cell, data: Data, data_dir: Path, folder: Path) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def measure(cell: Cell, data: Data, data_dir: Path, folder: Path) -> dict[str, A
     """
     place = folder / cell.key
     place.mkdir(parents=True, exist_ok=True)
-    recipe, source = read_recipe(_write_recipe(cell, data, data_dir, place), cell.overrides)
+    overrides = [one.replace(DATA_DIR, str(data_dir.resolve())) for one in cell.overrides]
+    recipe, source = read_recipe(_write_recipe(cell, data, data_dir, place), overrides)
     pace = Pace()
     began, began_cpu = time.perf_counter(), time.process_time()
     if cell.runner == "peft":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multigraft_training.bench.cells import Row, Table
 from multigraft_training.bench.goals import QUALITY_DATA, STOCK, STOCK_DATA, quality_goals
+from multigraft_training.bench.objectives import OBJECTIVE_TABLES
 
 SHORT = (
     "training.max_length=128",
@@ -33,4 +34,4 @@ QUALITY = Table(
     goals=quality_goals,
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (QUALITY,)}
+TABLES: dict[str, Table] = {table.name: table for table in (QUALITY, *OBJECTIVE_TABLES)}

@@ -39,13 +39,14 @@ class TaskLoss:
             assert isinstance(self._task, ClassificationTask)
             mixed = mixed_scores(model, self._task, batch, self._mixup, moment)
             return torch.stack(
-                [share * self._weighted(self._task, scores, batch) for share, scores in mixed]
+                [share * self.of_scores(self._task, scores, batch) for share, scores in mixed]
             ).sum()
         if isinstance(self._task, ScoringTask):
-            return self._weighted(self._task, self._task.scores(model, batch), batch)
+            return self.of_scores(self._task, self._task.scores(model, batch), batch)
         return self._task.loss(model, batch)
 
-    def _weighted(self, task: ScoringTask, scores: Scores, batch: Batch) -> Tensor:
+    def of_scores(self, task: ScoringTask, scores: Scores, batch: Batch) -> Tensor:
+        """The loss of a batch that was scored already, without mixup."""
         return weighted_loss(task, scores, batch, self._smoothing, self._class_weights)
 
 

@@ -25,8 +25,8 @@ Batches = Callable[[Sequence[Encoded]], list[Batch]]
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveSetup:
-    """What an objective is made from: the run's choices, its data as examples and as tokens, and `encode`, which
-    makes tokens of further examples and tells, under a name, how many were cut."""
+    """What an objective is made from: the run's choices, its data, and `encode`, which makes tokens of further
+    examples and tells, under a name, how many were cut. `examples` are what `train` was made of."""
 
     recipe: Recipe
     source: RecipeSource
@@ -35,6 +35,7 @@ class ObjectiveSetup:
     data_dir: Path
     task: TrainingTask
     dataset: Dataset
+    examples: Sequence[Example]
     train: Sequence[Encoded]
     validation: Sequence[Encoded]
     encode: Callable[[str, Sequence[Example]], list[Encoded]]

@@ -57,7 +57,7 @@ class PseudoLabelsObjective:
         setup = self._setup
         train = [*setup.train, *(self._pseudo(index, label) for index, label in self._taken.items())]
         name = f"round {number} of {self._part.rounds}" if number else "labelled rows"
-        epochs = setup.recipe.training.epochs
+        epochs = (number and self._part.epochs) or setup.recipe.training.epochs
         return SupervisedStage(self._task, self._loss, train, setup.validation, epochs, name)
 
     def state_dict(self) -> dict[str, Any]:

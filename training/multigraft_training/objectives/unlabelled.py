@@ -22,12 +22,17 @@ def labelled(text: PlainText, label: Label) -> TextExample:
     return TextExample(text.text, text.text_pair, label)
 
 
-def encode_unlabelled(setup: ObjectiveSetup, task: ClassificationTask) -> list[Encoded]:
-    """The unlabelled texts as tokens, in their order; their targets mean nothing."""
+def any_label(task: ClassificationTask) -> Label:
+    """A label that the task takes."""
     of_problem: dict[str, Label] = {
         "single_label_classification": task.labels[0],
         "multi_label_classification": (),
         "regression": 0.0,
     }
-    anything = of_problem[task.problem.name]
+    return of_problem[task.problem.name]
+
+
+def encode_unlabelled(setup: ObjectiveSetup, task: ClassificationTask) -> list[Encoded]:
+    """The unlabelled texts as tokens, in their order; their targets mean nothing."""
+    anything = any_label(task)
     return setup.encode("unlabelled", [labelled(text, anything) for text in setup.dataset.unlabelled])

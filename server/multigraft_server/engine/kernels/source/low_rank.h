@@ -1,6 +1,6 @@
-/* The two products with an adapter's columns. */
-#ifndef MULTIGRAFT_COLUMNS_H
-#define MULTIGRAFT_COLUMNS_H
+/* Low-rank products of few tokens. */
+#ifndef MULTIGRAFT_LOW_RANK_H
+#define MULTIGRAFT_LOW_RANK_H
 
 #include "common.h"
 
