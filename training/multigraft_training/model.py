@@ -75,6 +75,16 @@ def load_model(
     return peft_model
 
 
+def keep_less(model: Any) -> None:
+    """Compute each layer again in the backward pass, and keep only its input until then.
+
+    Raises ValueError where the delta is handed to the layers beside their input.
+    """
+    if isinstance(model.active_peft_config, PrefixTuningConfig):
+        raise ValueError("prefix tuning hands the layers keys and values, which gradient checkpointing would lose")
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+
+
 def without_delta(model: Any) -> Any:
     """The task's model with the frozen base's own modules in their places; the PEFT model is used up."""
     base = model.get_base_model()

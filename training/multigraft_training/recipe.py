@@ -82,7 +82,8 @@ class TrainingPart(_Part):
     is the number of epochs without a better validation score after which training ends; null never ends it.
     `max_length` is in tokens, null is the base's own. A recipe without a learning rate has its method's;
     `head_learning_rate` is the head's own, null is the same. `base_dropout` is the frozen base's, null is what its
-    config says. `checkpoint_seconds` is the least time between two
+    config says. `gradient_checkpointing` computes each layer twice and
+    keeps less of it in memory. `checkpoint_seconds` is the least time between two
     checkpoints; 0 makes one after every step.
     """
 
@@ -99,6 +100,7 @@ class TrainingPart(_Part):
     early_stopping: int | None = Field(default=2, ge=1)
     max_length: int | None = Field(default=None, ge=8)
     base_dropout: float | None = Field(default=None, ge=0, lt=1, allow_inf_nan=False)
+    gradient_checkpointing: bool = False
     checkpoint_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
 
 

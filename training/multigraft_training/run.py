@@ -27,7 +27,8 @@ from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
 from multigraft_training.export import RunFacts, check_exportable, export
 from multigraft_training.full import MODEL_FOLDER, extract, save_whole
-from multigraft_training.model import load_model
+from multigraft_training.memory import advice_for, estimate_memory, gib, memory_at_hand
+from multigraft_training.model import keep_less, load_model
 from multigraft_training.objectives import (
     ObjectiveSetup,
     augmented,
@@ -44,6 +45,9 @@ from multigraft_training.run_folder import RunFolder, Watch, identity_of, write_
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
 from multigraft_training.tasks.classification import pad_token_id
 from multigraft_training.trainer import Trainer, measuring
+
+BEYOND = 1.25
+"""An estimate that is so much more than the memory at hand is not tried."""
 
 RANK_STRIDE = 1_000_003
 """Between the seeds of processes that train together."""
@@ -100,8 +104,11 @@ def run(
     dtype = pick_dtype(recipe.training.precision, processes.device)
     torch.manual_seed(recipe.training.seed)
     longest = max(example.num_tokens for example in train)
+    at_hand = memory_at_hand(processes.device)
     model = _model(recipe, source, spec, folder, task, processes.device, dtype, longest)
+    _check_memory(recipe, source, model, train, at_hand, report)
     set_base_dropout(model, recipe.training.base_dropout)
+    _keep_less(recipe, source, model)
     set_head_dropout(model, task, recipe.objective.head_dropout)
     max_length = _max_length(recipe, source, spec)
     facts = RunFacts(spec, max_length, data_hash=dataset.content_hash, seed=recipe.training.seed)
@@ -262,6 +269,41 @@ def _model(
         field, _, problem = str(error).partition(": ")
         is_field = field in type(recipe.method).model_fields
         raise source.error(*((f"method.{field}", problem) if is_field else ("method", str(error)))) from error
+
+
+def _keep_less(recipe: Recipe, source: RecipeSource, model: Any) -> None:
+    if recipe.training.gradient_checkpointing:
+        try:
+            keep_less(model)
+        except ValueError as error:
+            raise source.error("training.gradient_checkpointing", str(error)) from error
+
+
+def _check_memory(
+    recipe: Recipe,
+    source: RecipeSource,
+    model: Any,
+    train: Sequence[Encoded],
+    at_hand: int | None,
+    report: Report,
+) -> None:
+    """Tell what the training will take. Raises InvalidRecipeError when that is clearly beyond what there is."""
+    trained, total = model.get_nb_trainable_parameters()
+    estimate = estimate_memory(
+        model.get_base_model().config,
+        recipe.training,
+        num_parameters=total,
+        num_trained=trained,
+        longest=max(example.num_tokens for example in train),
+        num_examples=len(train),
+        itemsize=model.dtype.itemsize,
+        is_generation=recipe.task.type == "text-generation",
+    )
+    report.note(f"memory: {estimate}" + ("" if at_hand is None else f" of {gib(at_hand)} at hand"))
+    if at_hand is not None and estimate.total > BEYOND * at_hand:
+        advice = advice_for(recipe.training, is_float32=model.dtype == torch.float32)
+        told = f"training would take {estimate}, and {gib(at_hand)} are at hand; give {advice}"
+        raise source.error("training.micro_batch_tokens", told)
 
 
 def _summary(
