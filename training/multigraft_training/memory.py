@@ -16,8 +16,8 @@ FLOAT = 4
 
 HIDDEN, INTERMEDIATE, SCORES = 14, 5.5, 3
 """How many numbers a layer keeps of a token for the backward pass, for each of the hidden size, of the
-feed-forward block's width, and of the heads times the sequence's length. Fitted to the forward passes of minilm and
-smollm2 with LoRA on a CPU, of which the estimate is within a sixth."""
+feed-forward block's width, and of the heads times the sequence's length. Fitted to the forward passes of minilm
+and smollm2 with LoRA on a CPU, of which the estimate is within a sixth."""
 
 HALF = 0.6
 """What bf16 leaves of them: not all of them are kept in it."""
