@@ -12,6 +12,7 @@ from rich.console import Console
 from multigraft_adapters.cli import Failure
 from multigraft_adapters.errors import TrainingStoppedError
 from multigraft_adapters.processor import share_cores
+from multigraft_training.advise_command import advise
 from multigraft_training.bench.cli import bench
 from multigraft_training.stopping import STOPPED, StopWish, listening
 
@@ -26,9 +27,9 @@ class Stopped(Failure):
 
 
 class TrainCommand(click.Command):
-    """`train RECIPE.yaml`, and the commands that stand in a recipe's place: `train bench`."""
+    """`train RECIPE.yaml`, and the commands that stand in a recipe's place."""
 
-    beside: ClassVar[dict[str, click.Command]] = {"bench": bench}
+    beside: ClassVar[dict[str, click.Command]] = {"bench": bench, "--advise": advise}
 
     def make_context(self, info_name: str | None, args: list[str], *others: Any, **more: Any) -> click.Context:
         if args and args[0] in self.beside:
@@ -89,6 +90,7 @@ def train(
     multigraft push runs/longer/adapter --task sentiment --alias production
     multigraft train my.yaml --search search.yaml        find better settings
     multigraft train my.yaml --folds 5                   measure with less luck
+    multigraft train --advise data.jsonl                 a recipe to begin with, and why
     multigraft train bench --help                        what each method is worth
     """
     share_cores()
