@@ -13,9 +13,6 @@ from torch import Tensor
 IGNORED = -100
 """The target of a position where nothing is learnt; torch's cross entropy leaves it out."""
 
-SORTED_STEPS = 4
-"""How many steps' examples are sorted by length together: little padding, and still random steps."""
-
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -94,16 +91,21 @@ Step = list[list[int]]
 
 
 def plan_epoch(
-    lengths: Sequence[int], batch_tokens: int, micro_batch_tokens: int, chooser: random.Random
+    lengths: Sequence[int],
+    batch_tokens: int,
+    micro_batch_tokens: int,
+    chooser: random.Random,
+    sorted_steps: int = 4,
 ) -> list[Step]:
     """Every example once, in random steps.
 
     A step takes examples of together at most `batch_tokens` tokens, in micro-batches of at most
-    `micro_batch_tokens` with padding; one example alone may exceed either.
+    `micro_batch_tokens` with padding; one example alone may exceed either. The examples of `sorted_steps` steps
+    are sorted by length together: the more, the less padding, and the less random what comes together in a step.
     """
     order = list(range(len(lengths)))
     chooser.shuffle(order)
-    windows = cut(order, lengths, lambda chosen: sum(chosen) <= SORTED_STEPS * batch_tokens)
+    windows = cut(order, lengths, lambda chosen: sum(chosen) <= sorted_steps * batch_tokens)
     steps = [step for window in windows for step in _steps_of(window, lengths, batch_tokens, micro_batch_tokens)]
     chooser.shuffle(steps)
     return steps

@@ -93,7 +93,7 @@ class Trainer:
         settings = self._settings
         plans = [self._plan(stage, epoch) for epoch in range(stage.epochs)]
         num_steps = sum(len(plan) for plan in plans)
-        optimizer = AdamW(self._groups(stage), weight_decay=settings.weight_decay)
+        optimizer = AdamW(self._groups(stage), weight_decay=settings.weight_decay, fused=True)
         if saved is not None:
             self._resume(saved, stage, optimizer)
         folder.stage(progress, stage, num_steps)
@@ -178,7 +178,9 @@ class Trainer:
         groups = stage.groups(chooser)
         for group in groups:
             lengths = [stage.train[index].num_tokens for index in group]
-            plan = plan_epoch(lengths, settings.batch_tokens, settings.micro_batch_tokens, chooser)
+            plan = plan_epoch(
+                lengths, settings.batch_tokens, settings.micro_batch_tokens, chooser, settings.sorted_steps
+            )
             steps += [[[group[place] for place in chosen] for chosen in step] for step in plan]
         if len(groups) > 1:
             chooser.shuffle(steps)
