@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,18 +35,21 @@ def jsonl(rows: Sequence[Mapping[str, object]]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    """The SDK at a server with a worker, on a tiny decoder."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server with a worker, on a tiny decoder, and its URL."""
     folder = tmp_path_factory.mktemp("jobs")
     base = make_tiny_base(folder / "tiny", "llama")
     settings = folder / "settings.toml"
     settings.write_text("worker_lease_seconds = 2\n")
     options = ["--base", str(base), "--data-dir", str(folder / "data"), "--dtype", "float32", "--port", "0"]
-    with started(*options, "--config", str(settings), "--with-worker", MULTIGRAFT_API_KEY=KEY) as (process, url):
-        with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
-            yield client
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    with started(*options, "--config", str(settings), "--with-worker", MULTIGRAFT_API_KEY=KEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sdk(served: tuple[subprocess.Popen[str], str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served[1]}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +165,13 @@ def test_a_job_that_is_cancelled_stops_training(sdk: openai.OpenAI) -> None:
     assert sdk.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     job = until(sdk, job, lambda job: job.model_extra and job.model_extra["multigraft"]["worker"] is None)
     assert job.status == "cancelled" and not psutil.wait_procs(children, 30)[1]
+
+
+def test_a_server_that_is_killed_takes_its_worker_and_the_training_with_it(
+    sdk: openai.OpenAI, served: tuple[subprocess.Popen[str], str]
+) -> None:
+    job = until(sdk, create(sdk, "orphan"), lambda job: job.status == "validating_files")
+    worker = worker_of(job)
+    below = [worker, *worker.children()]
+    served[0].kill()
+    assert not psutil.wait_procs(below, 60)[1]

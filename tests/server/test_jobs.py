@@ -12,8 +12,8 @@ import pytest
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
-from tests.server.conftest import Serve
-from tests.server.running import Served
+from tests.server.conftest import LoadTiny, Serve
+from tests.server.running import Served, serving
 
 ROWS = b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 JOBS = "/v1/fine_tuning/jobs"
@@ -22,6 +22,13 @@ JOBS = "/v1/fine_tuning/jobs"
 @pytest.fixture
 def served(serve: Serve) -> Served:
     return serve(max_file_bytes=4096)
+
+
+@pytest.fixture(scope="module")
+def refusing(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that keeps nothing of what these tests send."""
+    with serving(load_tiny("llama"), tmp_path_factory.mktemp("refusing"), max_file_bytes=4096) as served:
+        yield served
 
 
 @pytest.fixture
@@ -124,18 +131,19 @@ def test_the_same_idempotency_key_answers_the_same_job(served: Served) -> None:
         (b"nonsense\n" * 100, "and more"),
     ],
 )
-def test_a_file_that_is_no_jsonl_is_refused_with_its_lines(served: Served, content: bytes, told: str) -> None:
-    response = upload(served, content)
+def test_a_file_that_is_no_jsonl_is_refused_with_its_lines(refusing: Served, content: bytes, told: str) -> None:
+    before = refusing.http.get("/v1/files").json()
+    response = upload(refusing, content)
     assert told in refusal(response, 400)[0]
     assert response.json()["error"]["code"] == "invalid_data"
-    assert served.http.get("/v1/files").json()["data"] == []
+    assert refusing.http.get("/v1/files").json() == before
 
 
-def test_uploads_that_are_none_are_refused(served: Served) -> None:
-    assert refusal(upload(served, purpose="assistants"), 400)[1] == "purpose"
-    assert refusal(upload(served, expires_at="1"), 400)[1] == "expires_at"
-    assert refusal(served.http.post("/v1/files", data={"purpose": "fine-tune"}), 400)[1] == "file"
-    assert "4096 bytes" in refusal(upload(served, b"a" * 5000), 413)[0]
+def test_uploads_that_are_none_are_refused(refusing: Served) -> None:
+    assert refusal(upload(refusing, purpose="assistants"), 400)[1] == "purpose"
+    assert refusal(upload(refusing, expires_at="1"), 400)[1] == "expires_at"
+    assert refusal(refusing.http.post("/v1/files", data={"purpose": "fine-tune"}), 400)[1] == "file"
+    assert "4096 bytes" in refusal(upload(refusing, b"a" * 5000), 413)[0]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +164,9 @@ def test_uploads_that_are_none_are_refused(served: Served) -> None:
         ({"multigraft": {"task": {"name": "No Name"}}}, "multigraft.task.name"),
     ],
 )
-def test_a_job_that_nobody_could_do_is_refused(served: Served, fields: dict[str, Any], param: str) -> None:
-    assert refusal(ask(served, **fields), 400)[1] == param
-    assert served.http.get(JOBS).json()["data"] == []
+def test_a_job_that_nobody_could_do_is_refused(refusing: Served, fields: dict[str, Any], param: str) -> None:
+    assert refusal(ask(refusing, **fields), 400)[1] == param
+    assert refusing.http.get(JOBS).json()["data"] == []
 
 
 def test_what_is_not_there_is_not_found(served: Served) -> None:
@@ -179,6 +187,17 @@ def test_a_file_whose_content_is_damaged_is_not_handed_out(served: Served) -> No
     id = upload(served).json()["id"]
     served.parts.store.blobs.put(served.parts.registry.files.get(id).key, b"other")
     assert served.http.get(f"/v1/files/{id}/content").json()["error"]["code"] == "integrity_failed"
+
+
+def test_a_job_that_promotes_takes_the_scope_for_it(serve: Serve) -> None:
+    served = serve(api_key="a-long-enough-key")
+    served.http.headers["authorization"] = "Bearer a-long-enough-key"
+    body = {"model": served.spec.name, "training_file": upload(served).json()["id"]}
+    key = served.post("/v1/keys", {"name": "trainer", "scopes": ["train"]}).json()["key"]
+    served.http.headers["authorization"] = f"Bearer {key}"
+    assert served.post(JOBS, body).status_code == 200
+    refused = served.post(JOBS, body | {"metadata": {"multigraft.promote": "better"}})
+    assert refused.status_code == 403 and "promote" in refused.text
 
 
 def test_jobs_need_the_key(serve: Serve) -> None:

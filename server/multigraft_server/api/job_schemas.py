@@ -17,7 +17,8 @@ OWN_PREFIX = f"{OWN}."
 """Metadata under such a key is read as a recipe's field, for clients that cannot send a field of ours."""
 RECIPE_PARTS = ("task", "data", "method", "objective", "training")
 PROMOTE = "promote"
-PROMOTE_VALUES = ("never", "better", "always")
+NEVER = "never"
+PROMOTE_VALUES = (NEVER, "better", "always")
 DATA_FILES = ("test", "unlabelled")
 MAX_PAIRS = 16
 
@@ -154,7 +155,7 @@ def _check_field(name: str) -> None:
 
 def _promote(value: Any) -> str:
     if value is None:
-        return PROMOTE_VALUES[0]
+        return NEVER
     if value not in PROMOTE_VALUES:
         known = ", ".join(PROMOTE_VALUES)
         raise InvalidRequestError(f"{PROMOTE} is one of {known}", param=f"{OWN}.{PROMOTE}")

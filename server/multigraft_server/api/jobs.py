@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 
+from multigraft_adapters.errors import PermissionDeniedError
 from multigraft_adapters.registry import Job, JobCheckpoint, JobEvent
+from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import PartsDep
 from multigraft_server.api.files import page_json
-from multigraft_server.api.job_schemas import JobBody
+from multigraft_server.api.job_schemas import NEVER, JobBody
 
 MAX_LISTED = 1000
 ORGANISATION = "multigraft"
@@ -24,9 +26,13 @@ IdempotencyKey = Annotated[
 
 
 @router.post("/v1/fine_tuning/jobs")
-async def create_job(body: JobBody, parts: PartsDep, idempotency_key: IdempotencyKey = None) -> dict[str, Any]:
+async def create_job(
+    body: JobBody, parts: PartsDep, caller: CallerDep, idempotency_key: IdempotencyKey = None
+) -> dict[str, Any]:
     """Queue the training of an adapter, which becomes the next version of a task."""
     new = body.new_job(parts.spec, idempotency_key)
+    if new.request["promote"] != NEVER and not caller.may("promote"):
+        raise PermissionDeniedError("the key has not the scope 'promote', which multigraft.promote needs")
     job, _ = await asyncio.to_thread(parts.registry.jobs.create, new)
     return job_json(job)
 
