@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +86,10 @@ def weights_of(base: Base) -> int:
 def test_a_thousand_switches_leave_the_originals_bit_for_bit(family: str, dtype: str, load_tiny: LoadTiny) -> None:
     base, adapters = load_tiny(family, dtype), adapters_of(load_tiny, family, 5)
     wanted = [(digest, prompts(1)[0], PoolingParams("tokens")) for digest in ("base", *adapters)]
-    with running_engine(base, adapters, MERGING) as loop:
+    settings = replace(
+        MERGING, prefix_cache_bytes=0, kv_bytes=2**20
+    )  # whose books an idle engine checks each time
+    with running_engine(base, adapters, settings) as loop:
         answers = [outcome.values for outcome in run_all(loop, wanted)]
         before = weights_of(base)
         for switch in range(1000):
