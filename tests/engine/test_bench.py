@@ -63,3 +63,16 @@ def test_a_profile_tells_where_the_time_of_a_step_goes(
         assert all(parts[part] > 0 for part in ("linear", "attention", "scheduling", ends_in, "floor"))
     if dtype == "float32":  # the kernels take microseconds for bases as tiny as these
         assert found["lora"]["deltas"] > found["base, none resident"]["deltas"]
+
+
+def test_it_compares_merged_answers_with_unmerged_ones(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "llama", "llama")
+    written = tmp_path / "figures.json"
+    sizes = ["--rows=2", "--rank=2", "--texts=2", "--answer-tokens=4", "--switches=1", "--dtype=float32"]
+    result = CliRunner().invoke(
+        main, ["merged", f"--base={base}", f"--data-dir={tmp_path}", *sizes, f"--json={written}"]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(written.read_text())
+    assert found["tokens"] == 8 and found["same likeliest token, near ties aside"] == 1.0
+    assert found["a merge, s"] > 0 and found["bytes of the second copy, MB"] > 0

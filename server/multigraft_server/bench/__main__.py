@@ -145,6 +145,30 @@ def quantized(base: str, data_dir: Path, text: Path, rows: int, rounds: int) -> 
     Console().print(table)
 
 
+@main.command()
+@click.option("--base", default="smollm2", show_default=True)
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default="multigraft-data")
+@click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto")
+@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="That run while it is merged.")
+@click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Of the LoRAs.")
+@click.option("--texts", type=click.IntRange(1), default=16, show_default=True, help="Whose tokens are compared.")
+@click.option("--answer-tokens", "answer", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--switches", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def merged(base: str, data_dir: Path, dtype: str, json_file: Path | None, **sizes: int) -> None:
+    """What merging a LoRA changes on a decoder: the likeliest tokens, and steps while it is built."""
+    share_cores()
+    from multigraft_adapters.bases import load_base
+    from multigraft_server.bench.merged import measure_merges
+
+    table = Table("figure", "value", title=f"{base}, merged")
+    figures = measure_merges(load_base(base, data_dir, dtype=dtype), **sizes)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+    _write(figures, json_file)
+
+
 @main.command("merge-policy")
 @click.argument("trace_file", metavar="TRACE.JSONL", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--costs", "costs_file", type=click.Path(dir_okay=False, exists=True, path_type=Path))

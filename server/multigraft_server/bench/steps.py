@@ -113,7 +113,7 @@ class Bench:
             EMPTY: _start(empty, {}, self._times[EMPTY]),
             FULL: _start(full, by_digest, self._times[FULL]),
         }
-        _ask(self._loops[FULL], [self._request(digest, 0) for digest in by_digest])
+        ask_all(self._loops[FULL], [self._request(digest, 0) for digest in by_digest])
 
     def close(self) -> None:
         """End both engines."""
@@ -147,22 +147,32 @@ class Bench:
         """A round of one case, with inputs that no other round has."""
         for repeat in range(1 if self._decodes else self.shape.generated):
             seed = 1000 * round_number + repeat
-            _ask(case.loop, [self._request(d, seed + 31 * i) for i, d in enumerate(case.digests)])
+            ask_all(case.loop, [self._request(d, seed + 31 * i) for i, d in enumerate(case.digests)])
 
     def _request(self, digest: str, seed: int) -> Request:
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.randint(10, self._vocabulary, (self.shape.tokens,), generator=generator).tolist()
         generating = SamplingParams(max_tokens=self.shape.generated, temperature=0.0, ignore_eos=True)
         pooling = PoolingParams("embedding" if digest == BASE_DIGEST else "head")
-        return Request(
-            id=f"bench-{next(_ids)}",
-            task=digest,
-            digest=digest,
-            token_ids=tuple(tokens),
-            params=generating if self._decodes else pooling,
-            sink=lambda event: None,
-            arrival=time.monotonic(),
-        )
+        return make_request(digest, tokens, generating if self._decodes else pooling)
+
+
+def make_request(
+    digest: str,
+    token_ids: Sequence[int],
+    params: SamplingParams | PoolingParams,
+    sink: Callable[[Event], None] = lambda event: None,
+) -> Request:
+    """A request of the task that is named like its adapter."""
+    return Request(
+        id=f"bench-{next(_ids)}",
+        task=digest,
+        digest=digest,
+        token_ids=tuple(token_ids),
+        params=params,
+        sink=sink,
+        arrival=time.monotonic(),
+    )
 
 
 def measure_floor(base: Base, tokens: int, repeats: int) -> list[float]:
@@ -204,11 +214,12 @@ def _start(base: Base, adapters: Mapping[str, VerifiedAdapter], times: StepTimes
     return loop
 
 
-def _ask(loop: EngineLoop, requests: Sequence[Request]) -> None:
+def ask_all(loop: EngineLoop, requests: Sequence[Request]) -> None:
     """Submit all at once and wait until all have ended; raises what one of them failed with."""
     left, done, failures = set(range(len(requests))), threading.Event(), []
 
     def sink(index: int, event: Event) -> None:
+        requests[index].sink(event)
         if isinstance(event, Finished | Failed):
             failures.extend([event.error] if isinstance(event, Failed) else [])
             left.discard(index)

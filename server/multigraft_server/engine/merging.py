@@ -24,8 +24,9 @@ from multigraft_server.engine.tiers import Loaded
 
 logger = logging.getLogger(__name__)
 
-LOWEST_PRIORITY = 19
-"""Of Linux' threads: one that builds takes what steps leave of the cores."""
+PRIORITY = 5
+"""Of the building thread, as Linux counts: steps go before it. With the lowest one, 19, it would wait behind other
+processes with Python's lock in its hands, and the steps behind it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -244,4 +245,4 @@ def _finish(pieces: Generator[None, None, MergedWeights], cancelled: threading.E
 
 def _step_back() -> None:
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
