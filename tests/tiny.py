@@ -49,6 +49,7 @@ def tiny_tokenizer(*, encoder: bool, pad_token_id: int = 0) -> PreTrainedTokeniz
         cls_token="[CLS]",
         sep_token="[SEP]",
         unk_token="[UNK]",
+        mask_token="[UNK]" if encoder else None,
         eos_token="<|end|>",
         model_max_length=MAX_LENGTH,
     )

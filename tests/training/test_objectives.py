@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from multigraft_adapters.bases import load_tokenizer
 from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
+from multigraft_training.batches import IGNORED
+from multigraft_training.objectives.continued import masked
 from multigraft_training.objectives.distillation import soft_losses
 from multigraft_training.objectives.mmd import squared_mmd
 from multigraft_training.objectives.pseudo_labels import sure_ones
@@ -211,3 +214,33 @@ def test_a_teacher_of_other_labels_or_kinds_is_refused(tmp_path: Path, tiny_base
     with pytest.raises(InvalidRecipeError, match="objective.mixup: a mixed text has no answer"):
         objective = {"name": "distillation", "teacher": {"adapter": adapter}, "mixup": 0.1}
         train(tmp_path, {**values, "objective": objective})
+
+
+def test_masked_tokens_are_asked_for_and_mostly_hidden(tiny_base: TinyBase) -> None:
+    tokenizer = load_tokenizer(tiny_base("bert"))
+    ids = torch.full((40, 50), 65)
+    targets = ids.clone()
+    targets[:, 0] = IGNORED
+    changed, asked = masked(ids, targets, 0.15, tokenizer, random.Random(0))
+    chosen = asked != IGNORED
+    assert int(chosen.sum()) == round(0.15 * 40 * 49) and not chosen[:, 0].any()
+    assert torch.equal(asked[chosen], ids[chosen]) and torch.equal(changed[~chosen], ids[~chosen])
+    hidden = (changed[chosen] == tokenizer.mask_token_id).float().mean()
+    kept = (changed[chosen] == 65).float().mean()
+    assert float(hidden) == pytest.approx(0.8, abs=0.06) and float(kept) == pytest.approx(0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama"])
+def test_the_language_of_the_texts_is_learnt_before_their_labels(
+    model_type: str, tmp_path: Path, tiny_base: TinyBase
+) -> None:
+    objective = {"name": "continued", "epochs": 5, "mask": 0.3}
+    values = values_of(tiny_base(model_type), tmp_path, objective, epochs=2)
+    result, told = train(tmp_path, values)
+    assert "stage: language modelling" in told
+    assert ("begun at random, and trained" in told) == (model_type == "bert")
+    losses = [float(loss) for loss in re.findall(r"epoch \d/5  loss (\d+\.\d+)", told)]
+    assert len(losses) >= 3 and losses[-1] < losses[0]
+    assert len(result.fit.epochs) == 2
+    with pytest.raises(InvalidRecipeError, match="method.name: continued goes with lora, ia3, bottleneck"):
+        train(tmp_path, {**values, "method": {"name": "prefix"}})

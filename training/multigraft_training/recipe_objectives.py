@@ -94,6 +94,16 @@ class MmdPart(_Objective):
     kernels: Annotated[int, Field(ge=1, le=15)] = 5
 
 
+class ContinuedPart(_Objective):
+    """`epochs` epochs of language modelling on the unlabelled texts, then the supervised training. Encoders learn
+    the share `mask` of the tokens, decoders each next one."""
+
+    unlabelled = "needed"
+    name: Literal["continued"]
+    epochs: Annotated[int, Field(ge=1)] = 3
+    mask: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+
 class TeacherPart(_Part):
     """Who is learnt from: an `adapter` of ours or PEFT's, a folder, on `base` (null is the recipe's own); a
     fine-tuned `model`, a folder or Hugging Face id; or, for generation, another `base` as it is."""
@@ -125,6 +135,7 @@ OBJECTIVE_PARTS: dict[str, type[_Objective]] = {
     "supervised": SupervisedPart,
     "pseudo-labels": PseudoLabelsPart,
     "distillation": DistillationPart,
+    "continued": ContinuedPart,
     "mmd": MmdPart,
 }
 NAMES = ", ".join(OBJECTIVE_PARTS)
@@ -154,6 +165,7 @@ ObjectivePart = Annotated[
     Annotated[SupervisedPart, Tag("supervised")]
     | Annotated[PseudoLabelsPart, Tag("pseudo-labels")]
     | Annotated[DistillationPart, Tag("distillation")]
+    | Annotated[ContinuedPart, Tag("continued")]
     | Annotated[MmdPart, Tag("mmd")],
     Discriminator(
         _name_of, custom_error_type=UNKNOWN_OBJECTIVE, custom_error_message=f"the objectives are {NAMES}"

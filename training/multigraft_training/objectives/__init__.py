@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from multigraft_training.objectives.augmentation import augmented
+from multigraft_training.objectives.continued import ContinuedObjective
 from multigraft_training.objectives.distillation import DistillationObjective
 from multigraft_training.objectives.dropout import set_head_dropout
 from multigraft_training.objectives.losses import check_fields
@@ -19,7 +20,13 @@ from multigraft_training.objectives.objective import (
 )
 from multigraft_training.objectives.pseudo_labels import PseudoLabelsObjective
 from multigraft_training.objectives.supervised import SupervisedObjective
-from multigraft_training.recipe_objectives import DistillationPart, MmdPart, PseudoLabelsPart, SupervisedPart
+from multigraft_training.recipe_objectives import (
+    ContinuedPart,
+    DistillationPart,
+    MmdPart,
+    PseudoLabelsPart,
+    SupervisedPart,
+)
 
 __all__ = [
     "Batches",
@@ -38,6 +45,7 @@ OBJECTIVES: dict[type, Callable[[ObjectiveSetup], Objective]] = {
     SupervisedPart: SupervisedObjective,
     PseudoLabelsPart: PseudoLabelsObjective,
     DistillationPart: DistillationObjective,
+    ContinuedPart: ContinuedObjective,
     MmdPart: MmdObjective,
 }
 
