@@ -101,5 +101,5 @@ def train(folder: Path, values: Mapping[str, Any], watch: Watch | None = None) -
     """Run a recipe in `folder`; returns the result and what was told on the way."""
     told = StringIO()
     recipe, source = read_recipe(write_recipe(folder, values))
-    result = run(recipe, source, folder / "data", Report(Console(file=told, width=200)), watch)
+    result = run(recipe, source, folder / "data", Report(Console(file=told, width=200)), watch or Watch())
     return result, told.getvalue()

@@ -375,3 +375,8 @@ def test_the_command_ends_with_one_line_per_metric(tmp_path: Path, tiny_base: Ti
     assert list(metrics) == ["accuracy", "macro_f1", "loss"]
     assert result.stdout.splitlines() == [f"{name} {value:.3f}" for name, value in metrics.items()]
     assert "1/1" in result.stderr and "--task tiny" in result.stderr
+    page = (output / "run.html").read_text("utf-8")
+    plots = ("loss", "metrics", "confusion", "calibration")
+    assert page.count("data:image/png;base64,") == len(plots) and "http" not in page
+    for name in plots:
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -128,7 +128,7 @@ def _train(
     from multigraft_training.run_folder import Watch
 
     read, source = read_recipe(recipe, overrides)
-    result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish))
+    result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish, draws=True))
     if result.digest is None:
         report.note(f"{result.folder / MODEL_FOLDER}: a whole model; method.extract makes an adapter of it")
     else:

@@ -42,12 +42,15 @@ from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.recipe_methods import FullPart, LoraPart
 from multigraft_training.report import Report
 from multigraft_training.run_folder import RunFolder, Watch, identity_of, write_json
+from multigraft_training.run_page import predictions, write_page
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
 from multigraft_training.tasks.classification import pad_token_id
 from multigraft_training.trainer import Trainer, measuring
 
 BEYOND = 1.25
 """An estimate that is so much more than the memory at hand is not tried."""
+
+UNWATCHED = Watch()
 
 RANK_STRIDE = 1_000_003
 """Between the seeds of processes that train together."""
@@ -73,7 +76,7 @@ def run(
     source: RecipeSource,
     data_dir: Path,
     report: Report,
-    watch: Watch | None = None,
+    watch: Watch = UNWATCHED,
     dataset: Dataset | None = None,
 ) -> RunResult:
     """Train what the recipe says and fill the folder `output`: the artifact in adapter/, the config, the metrics.
@@ -100,7 +103,7 @@ def run(
     )
     objective = make_objective(around)
 
-    run_folder = _run_folder(output, recipe, spec, dataset, watch or Watch(), report, processes)
+    run_folder = _run_folder(output, recipe, spec, dataset, watch, report, processes)
     dtype = pick_dtype(recipe.training.precision, processes.device)
     torch.manual_seed(recipe.training.seed)
     longest = max(example.num_tokens for example in train)
@@ -130,6 +133,7 @@ def run(
             save_whole(model, folder, output / MODEL_FOLDER)
             measured = _extract(recipe.method, spec, folder, trainer, task, test or validation)
             metrics = metrics | {f"extracted_{name}": value for name, value in measured.items()}
+        seen = predictions(trainer, task, test or validation) if watch.draws else None
         with run_folder.keeping_checkpoint():
             digest = None
             if measured:
@@ -137,6 +141,8 @@ def run(
                 digest = export(trainer.model, task, told, examples, output / "adapter").digest
             write_json(output / "metrics.json", metrics)
             write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
+            if watch.draws:
+                write_page(output, recipe, metrics, digest, seen)
         run_folder.end(metrics, digest)
         return RunResult(output, digest, metrics, fit, num_trained, sum(one.num_tokens for one in train))
 

@@ -37,13 +37,15 @@ Score = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How a run is watched: whether it goes on from a checkpoint, who may stop it, and who hears of its epochs.
+    """How a run is watched: whether it goes on from a checkpoint, who may stop it, who hears of its epochs, and
+    whether it draws plots and a page in the end.
 
     `on_epoch` is told each epoch of the last stage and its score, of which a better one has more; what it raises
     ends the run.
     """
 
     resume: Resume = None
+    draws: bool = False
     wish: StopWish = field(default_factory=StopWish)
     on_epoch: Callable[[Epoch, Score], None] = lambda epoch, score: None
 
