@@ -60,7 +60,8 @@ def test_the_rows_say_what_the_task_type_is(tmp_path: Path) -> None:
     for row, task_type in (
         (chat, "text-generation"),
         ({"prompt": "a", "completion": "b"}, "text-generation"),
-        ({"text": "a", "label": "b"}, "text-classification"),
+        ({"text": "a", "text_pair": "c", "label": "b"}, "text-classification"),
+        ({"text": "a", "text_pair": "c"}, "feature-extraction"),
         ({"tokens": ["a"], "tags": ["O"]}, "token-classification"),
         ({"question": "a", "context": "b", "answers": {}}, "question-answering"),
     ):
@@ -179,6 +180,7 @@ def test_a_version_is_promoted_when_it_is_asked_for_and_measured_no_less(tmp_pat
         ({"accuracy": 0.8, "loss": 9.0}, True),
         ({"accuracy": 0.7, "loss": 0.1}, False),
         ({"loss": 0.5}, True),
+        ({"accuracy": 0.9, "loss": 0.5}, True),
         ({"loss": 0.6}, False),
         ({"pearson": 1.0}, False),
     ):

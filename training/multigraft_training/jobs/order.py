@@ -25,6 +25,7 @@ TYPE_OF_FIELDS = {
     ("tokens", "tags"): "token-classification",
     ("question", "context"): "question-answering",
     ("text", "label"): "text-classification",
+    ("text", "text_pair"): "feature-extraction",
 }
 """The task type of rows that have these fields; the first that fits counts."""
 REFUSED_TYPES = {"image-classification": "its rows name images by path, and a job has no folder of images"}

@@ -17,7 +17,7 @@ from multigraft_adapters.store import Store
 from multigraft_adapters.verify import verify
 
 NEVER, BETTER, ALWAYS = "never", "better", "always"
-HIGHER_IS_BETTER = ("accuracy", "micro_f1", "f1", "exact_match", "pearson", "spearman")
+HIGHER_IS_BETTER = ("entity_f1", "accuracy", "micro_f1", "f1", "exact_match", "spearman", "pearson")
 LOWER_IS_BETTER = ("loss", "perplexity", "mean_absolute_error")
 ACTOR = "worker"
 """Who the registry's events name."""
