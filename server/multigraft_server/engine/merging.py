@@ -28,6 +28,9 @@ PRIORITY = 5
 """Of the building thread, as Linux counts: steps go before it. With the lowest one, 19, it would wait behind other
 processes with Python's lock in its hands, and the steps behind it."""
 
+CHECK_S = 1.0
+"""Between two looks at a weight, which take some milliseconds each."""
+
 
 @dataclass(slots=True, eq=False)
 class Building:
@@ -81,6 +84,7 @@ class Merger:
         self._error: str | None = None
         self._switch_s = 0.0
         self._switches = 0
+        self._checked_at = 0.0
 
     @property
     def is_off(self) -> bool:
@@ -157,8 +161,11 @@ class Merger:
         )
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError when a weight is not what it was, or a merged adapter is not in host memory."""
-        if self._building is None:  # else the copy is being written
+        """Raise IntegrityError when a merged adapter is not in host memory or, looked at now and then, a weight is
+        not what it was."""
+        now = self._clock()
+        if self._building is None and now - self._checked_at >= CHECK_S:  # else the copy is being written
+            self._checked_at = now
             self._copy.check_integrity(self._weights)
         if self._weights is not None and self._weights.digest not in self._host:
             raise IntegrityError(f"the merged adapter {self._weights.digest} is not in host memory")
@@ -167,7 +174,7 @@ class Merger:
         """End what is being built; whoever waits for it is told."""
         self._cancel(MergeRefusedError("the engine has ended"))
         if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, digest: str, done: Loaded) -> None:
         if self._is_off:

@@ -50,17 +50,14 @@ class SecondCopy:
 
     def __init__(self, wrapped: WrappedBase, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
+        self.num_bytes = 0
+        """Of the copy, in use or kept for the next."""
         self._places: dict[str, Place] = {**wrapped.linears, **wrapped.norms}
         if wrapped.head is not None:
             self._places["lm_head"] = wrapped.head
         self._old: dict[nn.Module, nn.Module] = {}  # by original: modules whose memory is used again
         self._sums: dict[nn.Module, int] = {}  # of the originals that have been read
         self._turn = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the copy, in use or kept for the next."""
-        return sum(_bytes(module) for module in self._old.values())
 
     def refuse_unless_mergeable(self, adapter: VerifiedAdapter) -> MergeableDelta:
         """The adapter's delta; raises MergeRefusedError, with the reason, when merging it would not be exact or
@@ -90,6 +87,7 @@ class SecondCopy:
             yield
             new_bias = yield from self._merge(delta, paths, weight, bias)
             twin = _twin(original, weight, new_bias, self._old.get(original))
+            self.num_bytes += _bytes(twin) - (_bytes(self._old[original]) if original in self._old else 0)
             self._old[original], sums[twin] = twin, _checksum(weight, new_bias)
             modules |= self._standing(paths[0], twin)
             yield
