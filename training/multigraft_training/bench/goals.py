@@ -18,6 +18,7 @@ OFF_STOCK = 0.5
 """Points of accuracy."""
 
 FASTER = 1.3
+LESS_LOSS = 0.2
 SHARE = 0.04
 """Of the full fine-tune's trainable parameters."""
 
@@ -26,6 +27,15 @@ def quality_goals(results: Results) -> list[Goal]:
     """The targets of the table of methods."""
     goals = [_best_delta(results), _prefix(results), _against_stock(results), _speed(results)]
     return [*goals, *_extracted(results)]
+
+
+def instruction_goals(results: Results) -> list[Goal]:
+    """The target of the table of instructions."""
+    text = f"an instruction adapter lowers the loss on held-out answers by at least {LESS_LOSS:.0%}"
+    base, own = (results.mean(row, "pirate") for row in ("base", "lora"))
+    if base is None or own is None:
+        return [Goal(text, "", None)]
+    return [Goal(text, f"{1 - own / base:.1%}", 1 - own / base >= LESS_LOSS)]
 
 
 def _points_below_full(results: Results, row: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multigraft_training.bench.cells import Row, Table
-from multigraft_training.bench.goals import QUALITY_DATA, STOCK, STOCK_DATA, quality_goals
+from multigraft_training.bench.goals import QUALITY_DATA, STOCK, STOCK_DATA, instruction_goals, quality_goals
 from multigraft_training.bench.objectives import OBJECTIVE_TABLES
 
 SHORT = (
@@ -32,6 +32,7 @@ QUALITY = Table(
                 "training.head_learning_rate=5e-3",
                 *SMALL_STEPS,
             ),
+            on={"movies": ("training.epochs=4",), "tweets": ("training.epochs=5",)},
         ),
         Row(
             "ia3",
@@ -45,4 +46,20 @@ QUALITY = Table(
     goals=quality_goals,
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (QUALITY, *OBJECTIVE_TABLES)}
+INSTRUCTION = Table(
+    name="instruction",
+    title="Loss on held-out answers of a chat style, smollm2",
+    rows=(
+        # A LoRA that does not move: what the base answers by itself.
+        Row("base", ("method.rank=1", "training.epochs=1", "training.learning_rate=1e-12")),
+        Row(
+            "lora",
+            ("method.rank=16", "method.alpha=32", "training.epochs=2", "training.learning_rate=1.2e-3"),
+        ),
+    ),
+    data=("pirate",),
+    settings=("training.batch_tokens=400",),
+    goals=instruction_goals,
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (QUALITY, INSTRUCTION, *OBJECTIVE_TABLES)}
