@@ -171,7 +171,7 @@ def test_pairs_with_scores_are_learnt_by_their_cosine(tmp_path: Path, tiny_base:
     assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3", "bottleneck"])
+@pytest.mark.parametrize("method", ["lora", "ia3", "bottleneck", "head", "full"])
 def test_images_are_learnt_by_each_method_that_a_vit_serves(
     method: str, tmp_path: Path, tiny_base: TinyBase
 ) -> None:

@@ -9,17 +9,16 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from multigraft_adapters.bases import load_tokenizer
 from multigraft_training.plain import PlainModel
 
 MODEL_FOLDER = "model"
 """In the run's folder: what transformers loads, and what a recipe may name as its base or teacher."""
 
 
-def save_whole(model: PlainModel, base_folder: Path, folder: Path) -> None:
-    """Write the whole model and its tokenizer as transformers reads them."""
+def save_whole(model: PlainModel, reader: Any, folder: Path) -> None:
+    """Write the whole model and its tokenizer, or what reads its images, as transformers reads them."""
     model.get_base_model().save_pretrained(folder)
-    load_tokenizer(base_folder).save_pretrained(folder)
+    reader.save_pretrained(folder)
 
 
 @torch.no_grad()

@@ -47,6 +47,12 @@ class PlainModel(nn.Module):
             parameter.requires_grad_(is_full or name in self.head_parameters)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the base was loaded as."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
     def head_parameters(self) -> frozenset[str]:
         """The names of the head's parameters."""
         heads = tuple(f"model.{module}." for module in self.active_peft_config.modules_to_save)

@@ -130,7 +130,7 @@ def run(
             report.note("no test split: the metrics are those of the validation split")
         metrics = measured = fit.best.metrics if test is None else trainer.evaluate(measuring(task, test))
         if isinstance(recipe.method, FullPart):
-            save_whole(model, folder, output / MODEL_FOLDER)
+            save_whole(model, reader, output / MODEL_FOLDER)
             measured = _extract(recipe.method, spec, folder, trainer, task, test or validation)
             metrics = metrics | {f"extracted_{name}": value for name, value in measured.items()}
         seen = predictions(trainer, task, test or validation) if watch.draws else None
