@@ -13,15 +13,17 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from multigraft_adapters.bases import load_tokenizer
-from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
+from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError, TrainingStoppedError
 from multigraft_training.batches import IGNORED
 from multigraft_training.objectives.continued import masked
 from multigraft_training.objectives.distillation import soft_losses
 from multigraft_training.objectives.mmd import squared_mmd
 from multigraft_training.objectives.pseudo_labels import sure_ones
 from multigraft_training.objectives.teacher import with_adapter
+from multigraft_training.run_folder import Watch
 from tests.training.conftest import TinyBase
 from tests.training.made import CHAT_ROWS, CLASS_ROWS, recipe_values, train, write_jsonl
+from tests.training.test_resume import AtStep
 
 TEXTS = [{"text": f"{word} {i}"} for i in range(20, 30) for word in ("good", "bad", "so so")]
 
@@ -244,3 +246,28 @@ def test_the_language_of_the_texts_is_learnt_before_their_labels(
     assert len(result.fit.epochs) == 2
     with pytest.raises(InvalidRecipeError, match="method.name: continued goes with lora, ia3, bottleneck"):
         train(tmp_path, {**values, "method": {"name": "prefix"}})
+
+
+@pytest.mark.parametrize(
+    ("objective", "first_stage"),
+    [
+        ({"name": "pseudo-labels", "threshold": 0.4}, "labelled rows"),
+        ({"name": "continued", "epochs": 2}, "language modelling"),
+        ({"name": "mmd", "mixup": 0.2}, ""),
+    ],
+)
+def test_an_objective_that_is_stopped_anywhere_goes_on_to_the_same_result(
+    objective: dict[str, Any], first_stage: str, tmp_path: Path, tiny_base: TinyBase
+) -> None:
+    settings = {"epochs": 2, "batch_tokens": 40, "checkpoint_seconds": 0, "early_stopping": None}
+    values = values_of(tiny_base("bert"), tmp_path, objective, **settings)
+    whole, told = train(tmp_path, values)
+    assert not first_stage or f"stage: {first_stage}" in told
+    values["output"] = str(tmp_path / "stopped")
+    # Once in the first stage, and once in the last.
+    for step in (2, 7):
+        with pytest.raises(TrainingStoppedError):
+            train(tmp_path, values, Watch(wish=AtStep(step, lambda: True)))
+    result, told = train(tmp_path, values)
+    assert "resumed after step" in told
+    assert result.digest == whole.digest and result.fit == whole.fit
