@@ -54,7 +54,7 @@ SHARES = {
 }
 """How often each is done, relative to the others."""
 
-MERGING = {"merge": 3, "merge by policy": 5}
+MERGING = {"merge": 5, "merge by policy": 3}
 """The same of servers that merge."""
 
 
@@ -85,6 +85,14 @@ class Operator:
     async def begin(self, book: TaskBook) -> None:
         """A task's first version."""
         await self._do("begin", book)
+
+    async def merge_first(self) -> None:
+        """Merge the first task that can be, and leave it to the policy then: from here on the memory is taken."""
+        for book in self.ledger.values():
+            await self._do("merge", book)
+            if self.done and self.done[-1].name == "merge" and not self.done[-1].refused:
+                break
+        await self._do("merge by policy", book)
 
     async def one(self) -> None:
         """One random operation on a random task; what is not as it should be is noted as a problem."""

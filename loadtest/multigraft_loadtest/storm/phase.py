@@ -128,6 +128,8 @@ class _Storm:
                 raise LoadTestError(operator.problems[0])
             second = await asyncio.to_thread(stack.enter_context, serving_on(own, plan.base, options, "second"))
             outcome.begin = await asyncio.to_thread(observe, first)
+            if operator.is_merging:
+                await operator.merge_first()
             self._start_clock()
             try:
                 await self._blow(operator, first, second)
