@@ -73,6 +73,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.StepFailedError: _SERVER,
     errors.IntegrityError: _SERVER,
     errors.TrainingFailedError: _SERVER,
+    errors.TrainingStoppedError: _SERVER,
     errors.SetupError: _SERVER,
     errors.BaseNotFoundError: _SERVER,
     errors.UnsupportedBaseError: _SERVER,
