@@ -24,7 +24,7 @@ KEY = "a-key-of-tests"
 WAIT_SECONDS = 180
 CHATS = [
     {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "arr"}]}
-    for i in range(24)
+    for i in range(96)
 ]
 RECIPE = {"training": {"precision": "float32", "early_stopping": None}}
 EPOCHS = 30

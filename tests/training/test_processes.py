@@ -32,7 +32,7 @@ def prepare(folder: Path, base: Path, **training: Any) -> dict[str, Any]:
 
 def worker(rank: int, port: int, folder: Path, values: dict[str, Any]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     PartialState._reset_state()
     result, _ = train(folder, values, Watch())
     assert result.metrics
