@@ -122,7 +122,7 @@ merge_options = _options(
         "--base", "bases", multiple=True, help="A base; may be repeated.  [default: smollm2, then minilm]"
     ),
     click.option(
-        "--switches", type=click.IntRange(0), help="Of the check of answers.  [default: 100, with --quick 10]"
+        "--switches", type=click.IntRange(0), help="Of the check of answers.  [default: 30, with --quick 10]"
     ),
     click.option(
         "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Write the plot of gain over share."

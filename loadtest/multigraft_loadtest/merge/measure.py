@@ -44,20 +44,21 @@ STORM_TASKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Requests of one measurement by workload, seconds for the policy to see the load before it is measured, and
-    switches of the check of answers."""
+    """Requests of one measurement by workload; seconds of the same load before it, for the policy to see it, and
+    for the other sides, so that all begin on an equally busy machine; switches of the check of answers."""
 
     rounds: int
     g: int
     c: int
     settle_s: float
+    warm_s: float
     switches: int
 
     @classmethod
     def usual(cls, rounds: int | None, switches: int | None, *, is_quick: bool) -> Sizes:
         if is_quick:
-            return cls(rounds or 1, 24, 64, 2.5, 10 if switches is None else switches)
-        return cls(rounds or 3, 40, 256, 3.5, 100 if switches is None else switches)
+            return cls(rounds or 1, 16, 64, 2.5, 1.0, 10 if switches is None else switches)
+        return cls(rounds or 3, 32, 192, 3.5, 1.5, 30 if switches is None else switches)
 
 
 @dataclass(slots=True)
@@ -116,12 +117,13 @@ class _Stage:
             server.upload(bare.name, bare.files, bare.declaration)
 
     def round(self, server: Server, number: int) -> None:
-        """Every place with all sides, in an order that turns from place to place."""
+        """Every place with all sides, one after the other, in an order that turns from place to place."""
         turn = number
-        self._measure(server, "1", "base", None, number)
         for share in SHARES:
             turn += 1
-            for side in (*MERGING[turn % 3 :], *MERGING[: turn % 3]):
+            sides: Sequence[Side] = ("base", *MERGING) if share == 1 else MERGING
+            first = turn % len(sides)
+            for side in (*sides[first:], *sides[:first]):
                 self._measure(server, f"{share:g}", side, share, number)
         capacity = self._capacity()
         for side in MERGING:
@@ -135,9 +137,9 @@ class _Stage:
         return rate / (OUTPUT_TOKENS.most if self._is_decoder else C_TEXTS)
 
     def _measure(
-        self, server: Server, place: str, side: Side, share: float | None, number: int, rate: float | None = None
+        self, server: Server, place: str, side: Side, share: float, number: int, rate: float | None = None
     ) -> None:
-        seed = self._measured.seed + 1000 * number + (0 if share is None else round(100 * share))
+        seed = self._measured.seed + 1000 * number + round(100 * share)
         target = server.target()
         if side == "base":
             tasks: list[str | None] = [None] if self._is_decoder else [BARE]
@@ -145,9 +147,9 @@ class _Stage:
         else:
             traffic = self._traffic(list(self._tasks), f"hot:{share}", is_even=rate is None)
         self._set(server, side)
-        if side == "auto" or number == 0:
-            settling = self._workload(traffic, seed + 500, seconds=self._sizes.settle_s if side == "auto" else 1.0)
-            self._measured.run(f"{self.told.name}, {place}, {side}, before", server, target, settling)
+        seconds = self._sizes.settle_s if side == "auto" else self._sizes.warm_s
+        before = self._workload(traffic, seed + 500, seconds=seconds)
+        self._measured.run(f"{self.told.name}, {place}, {side}, before", server, target, before)
         run = self._measured.run(
             f"{self.told.name}, {place}, {side}", server, target, self._workload(traffic, seed, rate=rate)
         )
