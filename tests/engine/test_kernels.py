@@ -91,7 +91,7 @@ class TestLowRank:
         for start, stop, column in spans:
             own = slice(column, column + rank)
             expected[start:stop].addmm_(x[start:stop] @ a[own].t(), b[own])
-        kernels.low_rank(y, x, a, b, groups)
+        kernels.many.add_groups(y, x, a, b, groups)
         torch.testing.assert_close(y, expected, rtol=2 * ROUNDING, atol=4 * ROUNDING)
 
     def test_writes_into_a_part_of_a_wider_output(self, kernels: Kernels) -> None:
@@ -99,7 +99,7 @@ class TestLowRank:
         wide = random(4, 100, seed=3)
         expected = wide.clone()
         expected[:, 20:68] += (x.float() @ a.float().t()).bfloat16().float() @ b.float()
-        kernels.low_rank(wide[:, 20:68], x, a, b, torch.tensor([[0, 4, 0, 16]], dtype=torch.int32))
+        kernels.many.add_groups(wide[:, 20:68], x, a, b, torch.tensor([[0, 4, 0, 16]], dtype=torch.int32))
         torch.testing.assert_close(wide, expected, rtol=ROUNDING, atol=0.25)
         assert torch.equal(wide[:, :20], expected[:, :20]) and torch.equal(wide[:, 68:], expected[:, 68:])
 
@@ -205,5 +205,5 @@ def test_torchs_own_tile_products_go_on_beside_the_kernels(kernels: Kernels) -> 
     for _ in range(3):
         y = kernels.linear(x, packed, None)
         assert torch.equal(linear(x, weight), expected)
-        kernels.low_rank(y, x, a, b, groups)
+        kernels.many.add_groups(y, x, a, b, groups)
         assert torch.equal(linear(x, weight), expected)

@@ -109,7 +109,7 @@ def test_low_rank_groups_equal_a_product_per_group(kernels: Kernels, in_features
     x, wide = random(TOKENS, in_features), random(TOKENS, 3 * out_features, seed=3)
     fast, slow = wide.clone(), wide.clone()
     step = plan_columns(GROUPS, space, CPU, torch.bfloat16, kernels)
-    assert step is not None and step.many is not None
+    assert step is not None and step.kernels is not None
     middle = slice(out_features, 2 * out_features)
     bank.add_to(fast[:, middle], x, step)
     bank.add_by_group(slow[:, middle], x, step)
@@ -120,18 +120,21 @@ def test_low_rank_groups_equal_a_product_per_group(kernels: Kernels, in_features
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swish"])
 @pytest.mark.parametrize("same", [True, False])
-def test_bottleneck_groups_equal_a_product_per_group(kernels: Kernels, activation: str, same: bool) -> None:
+@pytest.mark.parametrize("features", [64, 70])
+def test_bottleneck_groups_equal_a_product_per_group(
+    kernels: Kernels, features: int, activation: str, same: bool
+) -> None:
     space = ColumnSpace(0)
     for slot, size in enumerate((17, 2, 25, 65), start=1):
         space.allocate(slot, size)
-    bank = BottleneckBank(64, space.capacity, CPU, torch.bfloat16)
+    bank = BottleneckBank(features, space.capacity, CPU, torch.bfloat16)
     for seed, tensor in enumerate((bank.down, bank.up, bank.bias)):
         tensor.copy_(random(*tensor.shape, seed=seed, size=0.2))
     columns = plan_columns(GROUPS, space, CPU, torch.bfloat16, kernels)
     assert columns is not None and columns.table is not None
     step = BottleneckStep(activation, columns, None)
-    fast = random(TOKENS, 64, seed=4)
-    slow, other = fast.clone(), random(TOKENS, 64, seed=5)
+    fast = random(TOKENS, features, seed=4)
+    slow, other = fast.clone(), random(TOKENS, features, seed=5)
     bank.add_to(fast, fast if same else other, step)
     bank.add_by_group(slow, slow if same else other, step)
     assert_rounded(fast, slow)

@@ -15,7 +15,6 @@ from multigraft_adapters.methods.bottleneck import ACTIVATIONS
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.banks.low_rank import ColumnStep, plan_columns
 from multigraft_server.engine.kernels import Kernels
-from multigraft_server.engine.kernels.many import fits_tiles
 from multigraft_server.engine.methods.prepared import PreparedBottleneck, PreparedDelta
 from multigraft_server.engine.plan import Group
 
@@ -66,8 +65,8 @@ class BottleneckBank:
     def add_to(self, y: Tensor, x: Tensor, step: BottleneckStep) -> None:
         """Add each token's own bottleneck of `x` (tokens, n) to `y` (tokens, n) in place; they may be the same."""
         kernels, table = step.columns.kernels, step.columns.table
-        if kernels is not None and table is not None and fits_tiles(self.down, self.up):
-            kernels.many.add_groups(y, x, self.down, self.up, table, bias=self.bias, activation=step.activation)
+        if kernels is not None and table is not None:
+            kernels.add_groups(y, x, self.down, self.up, table, bias=self.bias, activation=step.activation)
         elif step.columns.mask is not None and step.ones is not None:
             self._add_masked(y, x, step, step.columns.mask, step.ones)
         else:

@@ -12,7 +12,7 @@ from torch import Tensor
 from multigraft_adapters.bases import LinearShape
 from multigraft_server.engine.banks.columns import ColumnSpace
 from multigraft_server.engine.kernels import Kernels
-from multigraft_server.engine.kernels.many import ManyTokens, fits_tiles
+from multigraft_server.engine.kernels.many import ManyTokens
 from multigraft_server.engine.methods.prepared import PreparedDelta, PreparedPair
 from multigraft_server.engine.plan import Group
 
@@ -22,10 +22,6 @@ USUAL_RANK = 16
 MASKED_WORK = 32768
 """Tokens x columns up to which one masked product over all groups beats a product per group (measured on a
 2-core CPU at hidden sizes 384 and 576: a loop pays three launches per group and layer)."""
-
-MANY_TOKENS = 128
-"""Tokens beyond which the kernel that brings an adapter's columns into the order of tiles beats the one that reads
-them as they lie (measured with 8 groups at hidden sizes 384 and 576)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +39,15 @@ class ColumnStep:
 
     `first` is the first token that has columns. With `mask` (tokens from `first`, columns), all groups are
     computed in one product over `columns`, and `mask` keeps each token to its own adapter. Without it, each
-    group is computed on its own. Where there are `kernels`, they compute all groups at once, `many` where the
-    tokens are.
+    group is computed on its own. Where there are `kernels`, they compute all groups
+    at once.
     """
 
     first: int
     groups: tuple[ColumnGroup, ...]
     columns: range
     mask: Tensor | None
-    kernels: Kernels | None = None
-    many: ManyTokens | None = None
+    kernels: ManyTokens | None = None
     table: Tensor | None = None  # the groups, as the kernels read them
 
     @property
@@ -97,10 +92,8 @@ class LowRankBank:
 
     def add_to(self, y: Tensor, x: Tensor, step: ColumnStep) -> None:
         """Add each token's own product to `y` (tokens, out) in place, from `x` (tokens, in)."""
-        if step.many is not None and step.table is not None and fits_tiles(self.a, self.b):
-            step.many.add_groups(y, x, self.a, self.b, step.table)
-        elif step.kernels is not None and step.table is not None:
-            step.kernels.low_rank(y, x, self.a, self.b, step.table)
+        if step.kernels is not None and step.table is not None:
+            step.kernels.add_groups(y, x, self.a, self.b, step.table)
         elif step.mask is not None:
             self._add_masked(y, x, step, step.mask)
         else:
@@ -202,8 +195,7 @@ def plan_columns(
     columns = range(min(g.columns.start for g in own), max(g.columns.stop for g in own))
     if kernels is not None:
         table = torch.tensor([(g.start, g.stop, g.columns.start, g.columns.stop) for g in own], dtype=torch.int32)
-        many = kernels.many if last - first > MANY_TOKENS else None
-        return ColumnStep(first, own, columns, None, kernels, many, table)
+        return ColumnStep(first, own, columns, None, kernels.many, table)
     one_product = len(own) > 1 and (last - first) * len(columns) <= MASKED_WORK
     mask = _mask(own, first, last, columns, device, dtype) if one_product else None
     return ColumnStep(first, own, columns, mask)

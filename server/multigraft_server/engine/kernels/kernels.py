@@ -29,10 +29,6 @@ _ARGUMENTS: dict[str, Sequence[type]] = {
     "pack_weight": (c_void_p, c_void_p, c_ssize_t, c_ssize_t),
     "unpack_weight": (c_void_p, c_void_p, c_ssize_t, c_ssize_t),
     "linear": (c_void_p, c_void_p, c_void_p, c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_int),
-    "low_rank": (
-        *(c_void_p, c_ssize_t, c_void_p, c_ssize_t, c_void_p, c_void_p),
-        *(c_ssize_t, c_ssize_t, c_void_p, c_ssize_t, c_int),
-    ),
     "rms_norm": (c_void_p, c_void_p, c_void_p, c_ssize_t, c_ssize_t, c_float, c_int),
     "silu_gate": (c_void_p, c_ssize_t, c_void_p, c_ssize_t, c_void_p, c_ssize_t, c_ssize_t, c_int),
     "rotate_and_cache": (
@@ -95,25 +91,6 @@ class Kernels:
             threads,
         )
         return y
-
-    def low_rank(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, groups: Tensor) -> None:
-        """Add to y (tokens, out) in place each group's (x A^T) B, from x (tokens, in), A (columns, in) and
-        B (columns, out); `groups` (n, 4) in int32: first token, last + 1, first column, last + 1."""
-        sizes = a.shape[1] + b.shape[1]
-        library, threads = self._library.way(sizes * x.shape[0] * 8)
-        library.low_rank(
-            y.data_ptr(),
-            y.stride(0),
-            x.data_ptr(),
-            x.stride(0),
-            a.data_ptr(),
-            b.data_ptr(),
-            a.shape[1],
-            b.shape[1],
-            groups.data_ptr(),
-            groups.shape[0],
-            threads,
-        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """weight * x / rms(x) over the last dimension: (..., n) -> (..., n)."""

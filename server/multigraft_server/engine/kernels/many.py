@@ -1,4 +1,4 @@
-"""The compiled kernels of steps with many tokens as functions of tensors: bfloat16, on a CPU."""
+"""The compiled kernels of packed steps as functions of tensors: bfloat16, on a CPU, rows contiguous."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multigraft_adapters.errors import StepFailedError
 from multigraft_server.engine.kernels.library import Library, Signature
 
 TILE = 32
-"""Sizes of heads, and of what products of groups read and write, are multiples of it."""
+"""Sizes of heads are multiples of it."""
 
 LONG_WORK = 128 * 1024
 """Numbers to be read and written from where on a call lets other threads run Python, and uses several cores."""
@@ -92,7 +92,7 @@ class ManyTokens:
         activation: str | None = None,
     ) -> None:
         """Add each group's own product to y (tokens, out) in place, from x (tokens, in), which may be y, with `a`
-        (columns, in) and `b` (columns, out): x A^T B, or with a `bias` (columns,) and an activation
+        (columns, in) and `b` (columns, out): x A^T B; or with a `bias` (columns,) and an activation
         f(x A^T + bias) B, where the last column of f is 1.
 
         `groups` (n, 4) in int32: first token, last + 1, first column, last + 1. Raises StepFailedError where
@@ -140,11 +140,6 @@ class ManyTokens:
             *(values.data_ptr(), values.stride(0), scale.data_ptr(), None if shift is None else shift.data_ptr()),
             *(values.shape[1], groups.data_ptr(), groups.shape[0], threads),
         )
-
-
-def fits_tiles(a: Tensor, b: Tensor) -> bool:
-    """Whether products with `a` (columns, in) and `b` (columns, out) are made of whole tiles."""
-    return a.shape[1] % TILE == 0 and b.shape[1] % TILE == 0
 
 
 def _check(failed: int) -> None:

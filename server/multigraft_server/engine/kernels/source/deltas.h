@@ -3,7 +3,7 @@
 #define MULTIGRAFT_DELTAS_H
 
 #include "activations.h"
-#include "low_rank.h"
+#include "columns.h"
 #include "pointwise.h"
 
 /* One place's scales and shifts of all slots (rows, n); `scale` is null where no slot has any, `shift` where none has one. */

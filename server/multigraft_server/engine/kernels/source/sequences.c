@@ -160,9 +160,9 @@ static inline __attribute__((always_inline)) void attend_head(
             most = sees[q];
         }
         int64_t used = (most + 31) / 32 * 32;
-        multiply(own->scores, own->room, own->queries, size, own->keys, LANES * size, 2 * LANES, used, size);
+        multiply(own->scores, own->room, own->queries, size, own->keys, LANES * size, 2 * LANES, used, size, 0);
         soften(own, sees, used, all->scale);
-        multiply(own->scores, size, own->probabilities, own->room, own->values, 2 * LANES, 2 * size, size, used);
+        multiply(own->scores, size, own->probabilities, own->room, own->values, 2 * LANES, 2 * size, size, used, 0);
         for (int64_t q = 0; q < now; q++) {
             bf16 *out = all->out + query_at(all, row, kv_head, at + q, all->heads * size, size);
             __m512 over = _mm512_set1_ps(1.0f / own->sums[q]);

@@ -55,9 +55,10 @@ static inline __m512i wide(const bf16 *from)
 }
 
 /* c (16, n) = a (16, k) b: b holds pairs of inputs, (k / 2, 16, 2) for each sixteen outputs; these blocks are `across`
-   and their rows `down` numbers apart. Of `a` and `c` the strides of rows are given. n is a multiple of 16, k of 32. */
+   and their rows `down` numbers apart. Of `a` and `c` the strides of rows are given. n is a multiple of 16, k of 32. `more`: the
+   product is added to c. */
 static inline __attribute__((always_inline)) void multiply(float *c, ptrdiff_t c_stride, const bf16 *a, ptrdiff_t a_stride,
-    const bf16 *b, ptrdiff_t across, ptrdiff_t down, ptrdiff_t n, ptrdiff_t k)
+    const bf16 *b, ptrdiff_t across, ptrdiff_t down, ptrdiff_t n, ptrdiff_t k, const int more)
 {
     const ptrdiff_t from_a = a_stride * sizeof(bf16), from_b = down * sizeof(bf16), to_c = c_stride * sizeof(float);
     ptrdiff_t column = 0;
@@ -65,6 +66,10 @@ static inline __attribute__((always_inline)) void multiply(float *c, ptrdiff_t c
         const bf16 *one = b + column / LANES * across, *other = one + across;
         _tile_zero(0);
         _tile_zero(1);
+        if (more) {
+            _tile_loadd(0, c + column, to_c);
+            _tile_loadd(1, c + column + LANES, to_c);
+        }
         for (ptrdiff_t i = 0; i < k; i += 2 * LANES) {
             _tile_loadd(2, a + i, from_a);
             _tile_loadd(3, one + i / 2 * down, from_b);
@@ -77,6 +82,8 @@ static inline __attribute__((always_inline)) void multiply(float *c, ptrdiff_t c
     }
     if (column < n) {
         _tile_zero(0);
+        if (more)
+            _tile_loadd(0, c + column, to_c);
         for (ptrdiff_t i = 0; i < k; i += 2 * LANES) {
             _tile_loadd(2, a + i, from_a);
             _tile_loadd(3, b + column / LANES * across + i / 2 * down, from_b);

@@ -1,6 +1,6 @@
-/* Low-rank products of few tokens. */
-#ifndef MULTIGRAFT_LOW_RANK_H
-#define MULTIGRAFT_LOW_RANK_H
+/* The two products with an adapter's columns. */
+#ifndef MULTIGRAFT_COLUMNS_H
+#define MULTIGRAFT_COLUMNS_H
 
 #include "common.h"
 
