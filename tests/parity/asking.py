@@ -16,7 +16,7 @@ TEXTS = [
     "Hello!",
 ]
 OPENINGS = ["Once upon a time, in a small village by the sea,", "The three most important rules of cooking are"]
-GREEDY_TOKENS = 48
+GREEDY_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
