@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from datetime import UTC, datetime
 
@@ -18,7 +17,7 @@ class Keyring:
 
     def __init__(self, registry: Registry, api_key: str | None) -> None:
         self._registry = registry
-        self._own = _digest(api_key) if api_key else None
+        self._own = hash_of(api_key) if api_key else None
         self._keys: dict[str, Key] | None = None
         self._owners: dict[str, str | None] = {}
         self._limits: dict[str, Limits] = {}
@@ -48,7 +47,7 @@ class Keyring:
             return None
         secret = secret.strip()
         # Both digests have one length, so the comparison takes the same time for every secret.
-        if self._own is not None and hmac.compare_digest(_digest(secret), self._own):
+        if self._own is not None and hmac.compare_digest(hash_of(secret), self._own):
             return ANYONE
         key = self._key_of(secret)
         return None if key is None else self._caller(key)
@@ -71,7 +70,3 @@ class Keyring:
             limits=limits if any(limits.of) else None,
             owner_of=lambda task: self._owners.get(task),
         )
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

@@ -70,7 +70,7 @@ async def authorise(request: Request) -> None:
     if wanted != ANY and not caller.may(wanted):
         raise PermissionDeniedError(f"the key has not the scope {wanted!r}")
     task = request.path_params.get("task")
-    if task is not None and not caller.sees(task) and not _makes(request, caller, task):
+    if task is not None and not caller.sees(task) and not _makes_a_task(request):
         raise unknown_task(task, ())
 
 
@@ -95,6 +95,6 @@ def without_other_names(error: Exception, caller: Caller) -> Exception:
     return error
 
 
-def _makes(request: Request, caller: Caller, task: str) -> bool:
+def _makes_a_task(request: Request) -> bool:
     """Whether an upload may make the task, which nobody sees yet; the registry refuses a name that is taken."""
     return request.method == "POST" and request.scope["route"].path == "/v1/tasks/{task}/versions"

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.errors import InvalidRequestError, MultigraftError
 from multigraft_server.answers import Answer
+from multigraft_server.api.auth import without_other_names
 from multigraft_server.api.context import STEP_ADAPTERS, PartsDep, answer_headers, whole_answer_headers
 from multigraft_server.api.disconnect import unless_disconnected
 from multigraft_server.api.problems import NOT_AN_OBJECT, error_body
@@ -158,7 +159,7 @@ class _Asked:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, MultigraftError):
             logger.error("a prediction failed", exc_info=error)
-        self.error = error
+        self.error = without_other_names(error, self.asking.caller)
         if self.call is not None:
             self.call.close(error)
 
