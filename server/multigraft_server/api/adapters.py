@@ -10,11 +10,12 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from multigraft_adapters.declaration import PART, TaskDeclaration, parse_declaration
-from multigraft_adapters.errors import InvalidAdapterError, PermissionDeniedError, StoreUnavailableError
+from multigraft_adapters.errors import InvalidAdapterError, PermissionDeniedError
 from multigraft_adapters.registry import check_alias_name, check_task_name
 from multigraft_adapters.verify import VerifiedAdapter, verify
 from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import ActorDep, PartsDep
+from multigraft_server.api.forms import read_form
 from multigraft_server.parts import Parts
 
 MAX_PARTS = 32
@@ -52,13 +53,9 @@ async def upload(
 
 
 async def _read_upload(request: Request) -> tuple[dict[str, bytes], TaskDeclaration | None]:
-    """The parts of the body. Large ones pass through temporary files, whose disk may be full."""
+    """The parts of the body."""
     limits = {"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": MAX_FIELD_BYTES}
-    try:
-        async with request.form(**limits) as form:
-            return await _read_parts(form)
-    except OSError as error:
-        raise StoreUnavailableError(f"there is no room for the upload: {error.strerror or error}") from error
+    return await read_form(request, _read_parts, **limits)
 
 
 async def _read_parts(form: FormData) -> tuple[dict[str, bytes], TaskDeclaration | None]:

@@ -16,11 +16,11 @@ from multigraft_adapters.errors import (
     InvalidDataError,
     InvalidRequestError,
     NotFoundError,
-    StoreUnavailableError,
 )
 from multigraft_adapters.registry import FINE_TUNE, StoredFile, new_file
 from multigraft_adapters.strict_json import parse_object
 from multigraft_server.api.context import PartsDep
+from multigraft_server.api.forms import read_form
 from multigraft_server.parts import Parts
 
 MAX_FILES = 10_000
@@ -100,13 +100,9 @@ def page_json(items: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
 
 
 async def _read_upload(request: Request) -> tuple[str, bytes]:
-    """The name and the content of the one file. It passes through a temporary file, whose disk may be full."""
+    """The name and the content of the one file."""
     limits = {"max_files": 1, "max_fields": MAX_PARTS, "max_part_size": MAX_FIELD_BYTES}
-    try:
-        async with request.form(**limits) as form:
-            return await _read_parts(form)
-    except OSError as error:
-        raise StoreUnavailableError(f"there is no room for the upload: {error.strerror or error}") from error
+    return await read_form(request, _read_parts, **limits)
 
 
 async def _read_parts(form: FormData) -> tuple[str, bytes]:

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from multigraft_adapters.bases.spec import BaseSpec, HeadLayout
 from multigraft_adapters.errors import UnsupportedBaseError
+from multigraft_adapters.methods import compute
+from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_training.batches import Batch
 
 
@@ -68,6 +70,8 @@ def token_logits(model: Any, batch: Batch, output: str) -> Tensor:
     return own.float()
 
 
-def reference_states(states: Tensor, num_tokens: int) -> Tensor:
-    """Of one row's states (1, virtual + tokens, hidden) those of its own tokens, (tokens, hidden)."""
-    return states[0, -num_tokens:]
+def reference_logits(model: Any, adapter: VerifiedAdapter, batch: Batch) -> Tensor:
+    """What `token_logits` gives of a batch of one row, flat, by the adapter's reference apply on the bare base."""
+    states = compute(model.base_model, adapter.delta, batch.inputs()).last_hidden_state
+    own = states[0, -batch.input_ids.shape[1] :]
+    return adapter.head.to(own.device).forward(own).flatten().cpu()

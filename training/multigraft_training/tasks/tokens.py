@@ -12,7 +12,6 @@ from transformers import AutoModelForTokenClassification
 from multigraft_adapters.bases.families import traits_of
 from multigraft_adapters.heads import EntityReader, Strategy
 from multigraft_adapters.manifest import Sample
-from multigraft_adapters.methods import compute
 from multigraft_adapters.verify import VerifiedAdapter
 from multigraft_adapters.windows import ReadText, read_text
 from multigraft_training.batches import IGNORED, Batch, Encoded, make_batch
@@ -20,7 +19,7 @@ from multigraft_training.examples import Example
 from multigraft_training.structured import TaggedExample
 from multigraft_training.structured_metrics import tag_metrics
 from multigraft_training.tasks.classification import pad_token_id
-from multigraft_training.tasks.states import head_modules, layout_of, reference_states, token_logits
+from multigraft_training.tasks.states import head_modules, layout_of, reference_logits, token_logits
 from multigraft_training.tasks.task import Scores, TaskSetup
 
 NUM_SAMPLES = 4
@@ -106,10 +105,7 @@ class TokensTask:
         return token_logits(model, self._batch(model, example), self._output)[0].flatten().cpu()
 
     def reference_outputs(self, model: Any, adapter: VerifiedAdapter, example: Example) -> Tensor:
-        batch = self._batch(model, example)
-        states = compute(model.base_model, adapter.delta, batch.inputs()).last_hidden_state
-        own = reference_states(states, batch.input_ids.shape[1])
-        return adapter.head.to(own.device).forward(own).flatten().cpu()
+        return reference_logits(model, adapter, self._batch(model, example))
 
     def _sample(self, model: Any, example: Example) -> tuple[float, Sample]:
         """How sure the least sure token is, and the sample."""
