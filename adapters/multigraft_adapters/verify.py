@@ -1,7 +1,7 @@
 """Verification: an artifact and a base make a VerifiedAdapter, or every reason why not. It fails closed.
 
-There is no other way from bytes to a delta and a head: `verify` for what comes from outside, `load` for what
-`verify` has let into the store.
+There is no other way from bytes to a delta and a head: `verify`, or `examine` for who wants to read what was
+checked, for what comes from outside; `load` for what they have let into the store.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from multigraft_adapters.artifact import (
     capped,
     check_files,
     digest_of,
+    joined,
     listed,
     shown,
 )
 from multigraft_adapters.bases.spec import BaseSpec
+from multigraft_adapters.checks import Check, Checks, size
 from multigraft_adapters.completion import Draft
 from multigraft_adapters.copies import take_copies
 from multigraft_adapters.declaration import TaskDeclaration, parse_declaration
@@ -42,7 +44,7 @@ from multigraft_adapters.tensors_file import (
     read_header,
 )
 
-__all__ = ["TaskDeclaration", "VerifiedAdapter", "load", "parse_declaration", "verify"]
+__all__ = ["Report", "TaskDeclaration", "VerifiedAdapter", "examine", "load", "parse_declaration", "verify"]
 
 UNORDERED_KEYS = (
     "target_modules",
@@ -85,22 +87,56 @@ def verify(
     `declaration` is what the upload says beside the files. The result's files are canonical: verifying them again
     gives the same digest. Raises InvalidAdapterError with every problem that could be found.
     """
-    problems = check_files(files, limits)
-    parts = _read_parts(files, limits, problems)
-    _leave_out_copies(parts, spec, problems)
-    draft = Draft(parts.manifest, problems)
+    return examine(files, spec, declaration=declaration, limits=limits).accepted()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What every check of an adapter found. `adapter` is None when it is refused."""
+
+    checks: tuple[Check, ...]
+    adapter: VerifiedAdapter | None
+
+    @property
+    def problems(self) -> list[str]:
+        """Every reason to refuse it, as many as an answer can carry."""
+        return capped([problem for check in self.checks for problem in check.problems])
+
+    def accepted(self) -> VerifiedAdapter:
+        """The adapter; raises InvalidAdapterError with every problem."""
+        if self.adapter is None:
+            raise InvalidAdapterError("the adapter is refused", self.problems)
+        return self.adapter
+
+
+def examine(
+    files: Mapping[str, bytes],
+    spec: BaseSpec,
+    *,
+    declaration: TaskDeclaration | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Report:
+    """`verify`, which tells of an adapter that it refuses, and of one that it does not, what it checked."""
+    checks = Checks(check_files(files, limits))
+    checks.end("Files", joined([f"{shown(name)[1:-1]}, {size(len(files[name]))}" for name in sorted(files)]))
+    parts = _read_parts(files, limits, checks)
+    _read_tensors(parts, files, spec, limits, checks)
+    draft = Draft(parts.manifest, checks.problems)
     if declaration is not None:
         draft.declare(declaration)
     draft.settle_base(spec)
-    head = _read_head(parts, draft, spec, limits, problems)
-    delta = _read_delta(parts, draft, spec, limits, problems)
-    _refuse_spare(parts, problems)
+    checks.end("Base", f"{spec.name}, fingerprint {spec.fingerprint}")
+    head = _read_head(parts, draft, spec, limits, checks)
+    delta = _read_delta(parts, draft, spec, limits, checks)
+    _refuse_spare(parts, checks)
     manifest = draft.finish()
-    if problems:
-        raise InvalidAdapterError("the adapter is refused", capped(problems))
+    checks.end("Manifest", f"complete, as a {manifest.task_type} task" if manifest else "")
+    if checks.problems:
+        return Report(tuple(checks.made), None)
     assert manifest is not None and delta is not None and head is not None
     canonical = _canonical_files(parts, files[TENSORS_FILE], manifest)
-    return VerifiedAdapter(digest_of(canonical), manifest, canonical, delta, head)
+    adapter = VerifiedAdapter(digest_of(canonical), manifest, canonical, delta, head)
+    return Report(tuple(checks.made), adapter)
 
 
 def load(files: Mapping[str, bytes], digest: str, spec: BaseSpec, *, is_checked: bool = False) -> VerifiedAdapter:
@@ -152,29 +188,39 @@ class _Parts:
     kind: HeadKind | None = None
 
 
-def _read_parts(files: Mapping[str, bytes], limits: Limits, problems: list[str]) -> _Parts:
-    under_cap = {name: data for name, data in files.items() if len(data) <= limits.max_bytes(name)}
+def _read_parts(files: Mapping[str, bytes], limits: Limits, checks: Checks) -> _Parts:
+    """What the two files of JSON say."""
     config, manifest = (
-        parse_object(name, under_cap[name], problems) if name in under_cap else None
+        parse_object(name, files[name], checks.problems) if _is_read(name, files, limits) else None
         for name in (CONFIG_FILE, MANIFEST_FILE)
     )
-    entries = tensors = None
-    if TENSORS_FILE in under_cap:
-        entries = read_header(files[TENSORS_FILE], limits, problems)
-    if entries is not None:
-        tensors = load_tensors(files[TENSORS_FILE])
-        if wrong := not_finite(tensors):
-            problems.append(f"{TENSORS_FILE}: NaN or infinity in {listed(wrong)}")
-    method = _method_of(config, problems)
-    if method is not None and tensors is not None:
-        tensors = method.normalise(tensors)
-    return _Parts(config, manifest, entries, tensors, method)
+    method = _method_of(config, checks.problems)
+    peft_type = (config or {}).get("peft_type")
+    checks.end("Config", f"peft_type {peft_type}, read as {method.name}" if method else "")
+    return _Parts(config, manifest, None, None, method)
 
 
-def _leave_out_copies(parts: _Parts, spec: BaseSpec, problems: list[str]) -> None:
-    if parts.tensors is not None and parts.entries is not None:
-        copies = take_copies(parts.tensors, spec, problems)
-        parts.entries = [entry for entry in parts.entries if entry.name not in copies]
+def _is_read(name: str, files: Mapping[str, bytes], limits: Limits) -> bool:
+    return name in files and len(files[name]) <= limits.max_bytes(name)
+
+
+def _read_tensors(
+    parts: _Parts, files: Mapping[str, bytes], spec: BaseSpec, limits: Limits, checks: Checks
+) -> None:
+    if _is_read(TENSORS_FILE, files, limits):
+        parts.entries = read_header(files[TENSORS_FILE], limits, checks.problems)
+    if parts.entries is None:
+        checks.end("Tensors")
+        return
+    parts.tensors = load_tensors(files[TENSORS_FILE])
+    if wrong := not_finite(parts.tensors):
+        checks.problems.append(f"{TENSORS_FILE}: NaN or infinity in {listed(wrong)}")
+    if parts.method is not None:
+        parts.tensors = parts.method.normalise(parts.tensors)
+    copies = take_copies(parts.tensors, spec, checks.problems)
+    parts.entries = [entry for entry in parts.entries if entry.name not in copies]
+    left_out = f"; {len(copies)} copies of the base's left out" if copies else ""
+    checks.end("Tensors", f"{len(parts.entries)}, all values finite{left_out}")
 
 
 def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method | None:
@@ -188,9 +234,19 @@ def _method_of(config: Mapping[str, Any] | None, problems: list[str]) -> Method 
     return method
 
 
-def _read_head(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, problems: list[str]) -> Head | None:
-    """Read the head and put its completed spec into the draft."""
+def _read_head(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, checks: Checks) -> Head | None:
+    """The head, its completed spec put into the draft."""
     labels = draft.labels(limits)
+    head = _head_of(parts, draft, labels, spec, checks.problems)
+    names = joined([shown(labels[number]) for number in sorted(labels)], 8) if labels else ""
+    told = f"{head.spec.kind}; labels {names}" if head and names else head.spec.kind if head else ""
+    checks.end("Head", f"{told}, {size(head.nbytes)}" if head else "")
+    return head
+
+
+def _head_of(
+    parts: _Parts, draft: Draft, labels: dict[int, str] | None, spec: BaseSpec, problems: list[str]
+) -> Head | None:
     parts.kind = kind = draft.settle_task_type(parts.config)
     if kind is None:
         return None
@@ -207,9 +263,9 @@ def _read_head(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, prob
     return head
 
 
-def _read_delta(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, problems: list[str]) -> Delta | None:
+def _read_delta(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, checks: Checks) -> Delta | None:
     """Read the delta and put the method and its parameters into the draft."""
-    method, config = parts.method, parts.config
+    method, config, problems = parts.method, parts.config, checks.problems
     delta = None
     if method is not None and config is not None:
         if parts.tensors is None:
@@ -217,13 +273,23 @@ def _read_delta(parts: _Parts, draft: Draft, spec: BaseSpec, limits: Limits, pro
         else:
             delta = method.read(config, parts.tensors, spec.of_task(draft.task_type), limits, problems)
     draft.settle_method(method, config if delta is not None else None)
+    checks.end("Delta", _told(method, config, delta))
     return delta
 
 
-def _refuse_spare(parts: _Parts, problems: list[str]) -> None:
+def _told(method: Method | None, config: Mapping[str, Any] | None, delta: Delta | None) -> str:
+    if method is None or config is None or delta is None:
+        return ""
+    said = [f"{name} {value}" for name, value in method.describe(config).items() if type(value) in (int, float)]
+    return ", ".join([method.name, *said, size(delta.nbytes)])
+
+
+def _refuse_spare(parts: _Parts, checks: Checks) -> None:
     """Whatever method and head, if they are known, have left."""
-    if parts.tensors and parts.method is not None and parts.kind is not None:
-        problems.append(f"{TENSORS_FILE}: tensors that nothing uses: {listed(sorted(parts.tensors))}")
+    is_known = parts.tensors is not None and parts.method is not None and parts.kind is not None
+    if is_known and parts.tensors:
+        checks.problems.append(f"{TENSORS_FILE}: tensors that nothing uses: {listed(sorted(parts.tensors))}")
+    checks.end("Unused tensors", "none" if is_known else "")
 
 
 def _canonical_files(parts: _Parts, data: bytes, manifest: Manifest) -> dict[str, bytes]:

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multigraft_adapters.artifact import MANIFEST_FILE, TENSORS_FILE, Limits, digest_of
+from multigraft_adapters.checks import size
 from multigraft_adapters.errors import AdapterLoadError, IntegrityError, InvalidAdapterError
-from multigraft_adapters.verify import TaskDeclaration, load, parse_declaration, verify
+from multigraft_adapters.verify import TaskDeclaration, examine, load, parse_declaration, verify
 from tests.adapters.made import LABELS, SPEC, Parts, as_lora, classification_parts, generation_parts
 
 
@@ -226,3 +227,44 @@ def test_a_delta_keeps_its_stored_dtype(dtype: torch.dtype) -> None:
     adapter = verify(parts.files(), SPEC)
     assert {pair.a.dtype for pair in as_lora(adapter.delta).pairs.values()} == {dtype}
     assert adapter.host_bytes == sum(tensor.nbytes for tensor in parts.tensors.values())
+
+
+def test_a_report_tells_what_every_check_found() -> None:
+    files = classification_parts().files()
+    report = examine(files, SPEC)
+    told = {check.name: check.figure for check in report.checks}
+    assert [check.state for check in report.checks] == ["passed"] * len(told)
+    assert all(name in told["Files"] for name in files)
+    assert told["Tensors"].startswith(f"{len(classification_parts().tensors)}, all values finite")
+    assert told["Config"] == "peft_type LORA, read as lora" and told["Delta"].startswith("lora, r 2, alpha 4, ")
+    assert "'billing', 'shipping', 'other'" in told["Head"] and SPEC.fingerprint in told["Base"]
+    assert report.adapter is not None and report.adapter == report.accepted()
+
+
+def test_a_report_of_a_refused_adapter_says_which_checks_were_not_reached() -> None:
+    parts = classification_parts()
+    assert parts.manifest is not None
+    parts.manifest["base"] = {"fingerprint": "sha256:0"}
+    files = parts.files() | {TENSORS_FILE: b"no tensors", "run.sh": b"1"}
+    report = examine(files, SPEC)
+    states = {check.name: check.state for check in report.checks}
+    assert states == {
+        "Files": "refused",
+        "Config": "passed",
+        "Tensors": "refused",
+        "Base": "refused",
+        "Head": "not reached",
+        "Delta": "not reached",
+        "Unused tensors": "not reached",
+        "Manifest": "passed",
+    }
+    with pytest.raises(InvalidAdapterError) as caught:
+        verify(files, SPEC)
+    assert caught.value.problems == report.problems and len(report.problems) >= 3
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "told"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2**40, "1099.5 GB")]
+)
+def test_sizes_are_told_as_readers_read_them(num_bytes: int, told: str) -> None:
+    assert size(num_bytes) == told

@@ -38,7 +38,12 @@ async def upload_file(request: Request, parts: PartsDep) -> dict[str, Any]:
     """Keep a file of training data, JSONL with an object on every line, which is checked now."""
     with parts.uploads.admitted():
         name, content = await _read_upload(request)
-        return file_json(await parts.uploads.run(lambda: _keep(parts, name, content)))
+        return file_json(await keep_file(parts, name, content))
+
+
+async def keep_file(parts: Parts, name: str, content: bytes) -> StoredFile:
+    """The file of training data, checked and stored. Within `parts.uploads.admitted`. Raises InvalidDataError."""
+    return await parts.uploads.run(lambda: _keep(parts, plain_name(name), content))
 
 
 @router.get("/v1/files")
@@ -114,10 +119,10 @@ async def _read_parts(form: FormData) -> tuple[str, bytes]:
     spare = sorted(set(form) - {"file", "purpose"})
     if spare:
         raise InvalidRequestError(f"{spare[0][:80]} is not supported for files", param=spare[0][:80])
-    return _plain_name(file.filename or ""), await file.read()
+    return file.filename or "", await file.read()
 
 
-def _plain_name(filename: str) -> str:
+def plain_name(filename: str) -> str:
     """How the file is shown; nothing is ever opened by it."""
     last = filename.replace("\\", "/").rpartition("/")[2]
     return _UNPRINTABLE.sub("_", last)[-200:] or "file.jsonl"

@@ -10,10 +10,12 @@ from fastapi import APIRouter, Header, Query
 
 from multigraft_adapters.errors import PermissionDeniedError
 from multigraft_adapters.registry import Job, JobCheckpoint, JobEvent
+from multigraft_server.access.callers import Caller
 from multigraft_server.api.auth import CallerDep
 from multigraft_server.api.context import PartsDep
 from multigraft_server.api.files import page_json
 from multigraft_server.api.job_schemas import NEVER, JobBody
+from multigraft_server.parts import Parts
 
 MAX_LISTED = 1000
 ORGANISATION = "multigraft"
@@ -30,11 +32,16 @@ async def create_job(
     body: JobBody, parts: PartsDep, caller: CallerDep, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Queue the training of an adapter, which becomes the next version of a task."""
+    return job_json(await queue_job(parts, caller, body, idempotency_key))
+
+
+async def queue_job(parts: Parts, caller: Caller, body: JobBody, idempotency_key: str | None) -> Job:
+    """The job, queued. Raises InvalidRequestError, FileNotStoredError, PermissionDeniedError."""
     new = body.new_job(parts.spec, idempotency_key)
     if new.request["promote"] != NEVER and not caller.may("promote"):
         raise PermissionDeniedError("the key has not the scope 'promote', which multigraft.promote needs")
     job, _ = await asyncio.to_thread(parts.registry.jobs.create, new)
-    return job_json(job)
+    return job
 
 
 @router.get("/v1/fine_tuning/jobs")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multigraft_adapters.registry.keys import Key, NewKey
 from multigraft_server.api.context import ActorDep, PartsDep
+from multigraft_server.parts import Parts
 
 MAX_SECONDS = 10 * 366 * 86_400
 
@@ -40,8 +41,7 @@ class KeyBody(BaseModel):
 @router.post("/v1/keys", status_code=201)
 async def create_key(body: KeyBody, parts: PartsDep, actor: ActorDep) -> dict[str, Any]:
     """A new key, its secret with it."""
-    key, secret = await asyncio.to_thread(parts.registry.keys.create, body.new_key(), actor=actor)
-    await asyncio.to_thread(parts.keyring.refresh)
+    key, secret = await make(parts, actor, body)
     return {**_shown(key), "key": secret}
 
 
@@ -54,9 +54,21 @@ async def list_keys(parts: PartsDep) -> dict[str, Any]:
 @router.delete("/v1/keys/{id}")
 async def revoke_key(id: str, parts: PartsDep, actor: ActorDep) -> dict[str, Any]:
     """Let a key open nothing any more; requests under way end as they would."""
+    return _shown(await revoke(parts, actor, id))
+
+
+async def make(parts: Parts, actor: str, body: KeyBody) -> tuple[Key, str]:
+    """A new key, which is known from now on, and its secret. Raises InvalidRequestError."""
+    made = await asyncio.to_thread(parts.registry.keys.create, body.new_key(), actor=actor)
+    await asyncio.to_thread(parts.keyring.refresh)
+    return made
+
+
+async def revoke(parts: Parts, actor: str, id: str) -> Key:
+    """The key, which opens nothing any more. Raises KeyNotFoundError."""
     key = await asyncio.to_thread(parts.registry.keys.revoke, id, actor=actor)
     await asyncio.to_thread(parts.keyring.refresh)
-    return _shown(key)
+    return key
 
 
 def _shown(key: Key) -> dict[str, Any]:

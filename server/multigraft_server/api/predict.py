@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
@@ -54,10 +55,30 @@ async def predict_many(body: ManyBody, request: Request, asking: AskingDep, part
             f"{len(entries)} predictions were asked for, at most {parts.settings.max_entries} are taken",
             param="requests" if body.requests else "tasks",
         )
-    asked = [_Asked(entry, asking) for entry in entries]
-    results = await unless_disconnected(request.receive, _predict_all(parts.remembering(), asked))
-    widest = max(one.call.step_adapters if one.call else 1 for one in asked)
+    outcomes = await predict_entries(parts, entries, asking, request)
+    widest = max(one.step_adapters for one in outcomes)
+    results = [one.result for one in outcomes]
     return JSONResponse({"results": results}, headers={STEP_ADAPTERS: str(widest)})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an entry: its line of `results`, the task type that answered (None: the base's, or no task
+    did), the seconds from its arrival to its answer, and the most distinct adapters in a step that it was in."""
+
+    result: dict[str, Any]
+    task_type: str | None
+    seconds: float
+    step_adapters: int
+
+
+async def predict_entries(
+    parts: Parts, entries: Sequence[Entry], asking: Asking, request: Request
+) -> list[Outcome]:
+    """Every entry's outcome, in order; all are submitted at once. Raises RequestCancelledError when the caller of
+    `request` has gone."""
+    asked = [_Asked(entry, asking) for entry in entries]
+    return await unless_disconnected(request.receive, _predict_all(parts.remembering(), asked))
 
 
 def _of_image(target: Target, image: bytes, request: Request) -> PredictBody:
@@ -144,8 +165,19 @@ class _Asked:
         except Exception as error:
             self._fail(error)
 
-    async def result(self) -> dict[str, Any]:
-        """The entry of `results`."""
+    async def outcome(self) -> Outcome:
+        """What became of it."""
+        began = self.call.arrival if self.call else time.monotonic()
+        result = await self._result()
+        seconds = time.monotonic() - began
+        return Outcome(
+            result,
+            self.call.target.task_type if self.call else None,
+            seconds,
+            self.call.step_adapters if self.call else 1,
+        )
+
+    async def _result(self) -> dict[str, Any]:
         if self.error is None and self.call is not None and self.prepared is not None:
             try:
                 output = await self.prepared.read(self.answers)
@@ -164,14 +196,14 @@ class _Asked:
             self.call.close(error)
 
 
-async def _predict_all(parts: Parts, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+async def _predict_all(parts: Parts, asked: Sequence[_Asked]) -> list[Outcome]:
     """Submits all entries at once, so that one step of the engine can compute them together."""
     with ExitStack() as calls:
         await asyncio.gather(*(one.prepare(parts, calls) for one in asked))
         with parts.engine.together():
             for one in asked:
                 one.submit(parts)
-        return list(await asyncio.gather(*(one.result() for one in asked)))
+        return list(await asyncio.gather(*(one.outcome() for one in asked)))
 
 
 def _result(target: Target, output: Any) -> dict[str, Any]:
