@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,6 +31,9 @@ SCALE = dict.fromkeys(TINY_BASES, 0.2) | {"smollm2": 0.02, "minilm": 0.05}
 FIGURES = pytest.StashKey[list[str]]()
 RUNS = pytest.StashKey[dict[str, FamilyRun]]()
 """What the matrix ran, by family."""
+FROM_OTHERS = pytest.StashKey[list[str]]()
+MATRIX = pytest.StashKey[list[str]]()
+"""Figures, and lines of the matrix, that other processes have told."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(FIGURES, [])
-    if figures:
-        terminalreporter.section("parity figures")
-        for figure in figures:
-            terminalreporter.line(figure)
-    runs = config.stash.get(RUNS, {})
-    if runs:
-        terminalreporter.section("the matrix")
-        for line in support.figures(list(runs.values())):
+    figures, matrix = told(config)
+    for title, lines in (("parity figures", figures), ("the matrix", matrix)):
+        if lines:
+            terminalreporter.section(title)
+        for line in lines:
             terminalreporter.line(line)
+
+
+def told(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """The figures and the lines of the matrix, of this process and of those that ran tests for it."""
+    runs = config.stash.get(RUNS, {})
+    matrix = list(support.figures(list(runs.values()))) if runs else []
+    figures = config.stash.get(FIGURES, []) + config.stash.get(FROM_OTHERS, [])
+    return figures, matrix or config.stash.get(MATRIX, [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["figures"], output["matrix"] = told(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a process of pytest-xdist's has to tell. A file's tests run in one, so the matrix is whole."""
+    output = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(FROM_OTHERS, []).extend(output.get("figures", []))
+    node.config.stash.setdefault(MATRIX, []).extend(output.get("matrix", []))
