@@ -48,13 +48,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus, after a few seconds in which a server was asked for everything that it measures."""
     folder = tmp_path_factory.mktemp("monitoring")
     base = make_tiny_base(folder / "tiny", "llama")
-    options = ["--base", str(base), "--data-dir", str(folder / "data"), "--port", "0"]
+    options = ["--base", str(base), "--data-dir", str(folder / "data"), "--port", "0", "--merge", "auto"]
     with started(*options) as (_, url), scraping(urlsplit(url).netloc, folder) as prometheus:
         spec = load_base(str(base), folder, device="cpu", dtype="float32").spec
         with httpx.Client(base_url=url, timeout=30) as http:
             upload(http, spec, "topic", "text-classification")
             upload(http, spec, "style", "text-generation")
-            ask_for(http, LOAD_SECONDS)
+            ask_for(http, LOAD_SECONDS / 2)
+            http.post("/v1/tasks/style/merge").raise_for_status()
+            ask_for(http, LOAD_SECONDS / 2)
         wait_for([rule["record"] for rule in rules("recording.yml")], prometheus)
         yield prometheus
 
