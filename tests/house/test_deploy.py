@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import configparser
+import json
+import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import yaml
 
 from multigraft_server.cli import serve
-from multigraft_server.settings import ServerSettings
+from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings
+from multigraft_training.jobs.cli import worker
 from tests.house.tree import ROOT
 
+COMPOSE = ROOT / "deploy" / "compose.yaml"
 UNIT = ROOT / "deploy" / "systemd" / "multigraft.service"
 
 
@@ -47,3 +54,71 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     done = subprocess.run([analyze, "verify", str(there)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def composed() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text("utf-8"))
+    return loaded
+
+
+def image_entrypoint() -> list[str]:
+    """The image's command, as the Dockerfile has it."""
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    found: list[str] = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).split(" ", 1)[1])
+    return found
+
+
+@pytest.mark.parametrize(("service", "command"), [("server", serve), ("worker", worker)])
+def test_what_compose_starts_has_options_that_exist(service: str, command: click.Command) -> None:
+    described = composed()["services"][service]
+    words = [*described.get("entrypoint", image_entrypoint()), *described["command"]]
+    assert words[:2] == ["multigraft", command.name]
+    given = [word for word in words if word.startswith("--")]
+    assert "--store" in given and set(given) <= {option for one in command.params for option in one.opts}
+
+
+def test_compose_names_only_services_volumes_secrets_files_and_variables_that_are_there() -> None:
+    whole = composed()
+    services = whole["services"]
+    assert len(services) == 6
+    variables = {API_KEY_VARIABLE, REGISTRY_VARIABLE, "AWS_ENDPOINT_URL", "AWS_REGION"}
+    variables |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(services["server"]["environment"]) == variables
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert set(service.get("secrets", [])) <= set(whole["secrets"])
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (COMPOSE.parent / source).exists() if source.startswith(".") else source in whole["volumes"]
+        if "build" in service:
+            assert (COMPOSE.parent / service["build"]["context"] / "Dockerfile").is_file()
+            assert service["stop_grace_period"] == "90s" and ServerSettings().drain_seconds < 90
+
+
+def test_what_compose_publishes_is_on_this_machine_only_and_no_secret_has_a_default() -> None:
+    published = [port for service in composed()["services"].values() for port in service.get("ports", [])]
+    assert published and all(port.startswith("127.0.0.1:") for port in published)
+    secret = re.findall(r"\$\{(\w*(?:KEY|PASSWORD))(.*?)\}", COMPOSE.read_text("utf-8"))
+    assert secret and all(rest.startswith(":?") for _, rest in secret)
+
+
+def test_prometheus_accepts_the_configuration_that_compose_gives_it(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool here: Debian's package is called prometheus")
+    there = {"/etc/multigraft": str(ROOT / "deploy" / "prometheus"), "/run/secrets": str(tmp_path)}
+    text = (COMPOSE.parent / "compose" / "prometheus.yml").read_text("utf-8")
+    for inside, outside in there.items():
+        text = text.replace(inside, outside)
+    (tmp_path / "multigraft-key").write_text("key", "utf-8")
+    (tmp_path / "prometheus.yml").write_text(text, "utf-8")
+    done = subprocess.run(
+        [promtool, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafana_finds_the_dashboard_where_compose_puts_it() -> None:
+    provider = yaml.safe_load((COMPOSE.parent / "compose" / "grafana-dashboards.yml").read_text("utf-8"))
+    mounted = [volume.split(":")[1] for volume in composed()["services"]["grafana"]["volumes"]]
+    assert f"{provider['providers'][0]['options']['path']}/multigraft.json" in mounted
