@@ -72,7 +72,7 @@ class Child:
         """Ask the group to end, then make it."""
         with suppress(ProcessLookupError):
             self.go_on()
-            os.killpg(self.process.pid, signal.SIGTERM)
+            os.killpg(self.process.pid, signal.SIGINT)  # SIGTERM would have a server wait for load balancers
         try:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -41,12 +41,14 @@ from multigraft_server.api import (
     vllm,
 )
 from multigraft_server.api.auth import Authenticate, authorise, caller_of, without_other_names
-from multigraft_server.api.middleware import GuardBody, RequestContext
+from multigraft_server.api.middleware import GuardBody, RequestContext, TakeWork
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
 from multigraft_server.detokenise import Vocabulary
+from multigraft_server.draining import Drain
 from multigraft_server.following import Follower
 from multigraft_server.gauges import StateCollector
+from multigraft_server.health import Health
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.merging import Merging
@@ -94,6 +96,7 @@ def create_app(
     `metrics` is the engine's observer and belongs to this application alone. `registry` and `store` stay the
     caller's to close.
     """
+    drain = Drain(settings.drain_grace_seconds, settings.drain_deadline_seconds)
     app = FastAPI(
         title="multigraft",
         version=__version__,
@@ -102,9 +105,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
         responses={"default": {"model": ErrorBody}},
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, drain),
     )
-    app.state.parts = _make_parts(settings, base, engine, registry, store, metrics)
+    app.state.parts = _make_parts(settings, base, engine, registry, store, metrics, drain)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
     _add_error_handlers(app, settings)
@@ -112,19 +115,27 @@ def create_app(
 
 
 def _make_parts(
-    settings: ServerSettings, base: Base, engine: Engine, registry: Registry, store: Store, metrics: Metrics
+    settings: ServerSettings,
+    base: Base,
+    engine: Engine,
+    registry: Registry,
+    store: Store,
+    metrics: Metrics,
+    drain: Drain,
 ) -> Parts:
     tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
     leases, merging = Leases(), Merging(registry, engine, settings.merge)
-    capacity = settings.max_waiting_requests
+    health, capacity = Health(engine, drain), settings.max_waiting_requests
     metrics.registry.register(
-        StateCollector(engine, leases, registry, merging, metrics.labels, base.spec.name, capacity)
+        StateCollector(engine, health, leases, registry, merging, metrics.labels, base.spec.name, capacity)
     )
     return Parts(
         settings=settings,
         spec=base.spec,
         vocabulary=Vocabulary.of(base.tokenizer, base.eos_token_ids),
         engine=engine,
+        drain=drain,
+        health=health,
         registry=registry,
         keyring=Keyring(registry, settings.api_key),
         store=store,
@@ -158,10 +169,11 @@ def _make_image_reader(settings: ServerSettings, base: Base) -> ImageReader | No
     )
 
 
-def _middleware(settings: ServerSettings) -> list[Middleware]:
-    """Outermost first: ids and errors, then the key, then the body."""
+def _middleware(settings: ServerSettings, drain: Drain) -> list[Middleware]:
+    """Outermost first: ids and errors, then whether it is taken, then the key, then the body."""
     return [
         Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds),
+        Middleware(TakeWork, drain=drain),
         Middleware(Authenticate),
         Middleware(
             GuardBody,

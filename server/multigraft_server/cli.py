@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -65,8 +67,8 @@ def _default(name: str) -> str:
 def serve(config: Path | None, **options: Any) -> None:
     """Serve one frozen base and every task that is uploaded to it.
 
-    Options win over the file, the file over the defaults. Ctrl-C ends the server, when the answers that are
-    under way are complete.
+    Options win over the file, the file over the defaults. Ctrl-C or SIGTERM ends the server, when the answers that
+    are under way are complete; a second one ends it at once.
 
     \b
     multigraft serve
@@ -86,11 +88,21 @@ def _serve(settings: ServerSettings) -> None:
         # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
         from multigraft_server.assemble import assemble
 
-        with assemble(settings) as app, worker_beside(settings):
+        with assemble(settings) as app, worker_beside(settings) as worker:
+            if worker is not None:
+                app.state.parts.drain.on_begin(worker.end)
 
             def announce() -> None:
                 keep_objects()
                 name, seconds = app.state.parts.spec.name, time.monotonic() - started
                 click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
 
-            run(app, settings, bound, announce)
+            if run(app, settings, bound, announce):
+                _end_at_once()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: _end_at_once())
+
+
+def _end_at_once() -> None:
+    """A second signal waits for nothing. The worker's input ends with this process, and so does the worker."""
+    os._exit(0)

@@ -17,10 +17,14 @@ from multigraft_server.metrics import TaskLabels
 class HasSnapshot(Protocol):
     """An engine, as far as its gauges need it."""
 
-    @property
-    def alive(self) -> bool: ...
-
     def snapshot(self) -> EngineSnapshot: ...
+
+
+class IsReady(Protocol):
+    """What says whether requests will be answered, likewise."""
+
+    @property
+    def is_ready(self) -> bool: ...
 
 
 class HasMergedTask(Protocol):
@@ -36,6 +40,7 @@ class StateCollector:
     def __init__(
         self,
         engine: HasSnapshot,
+        health: IsReady,
         leases: Leases,
         registry: Registry,
         merging: HasMergedTask,
@@ -44,6 +49,7 @@ class StateCollector:
         queue_capacity: int,
     ) -> None:
         self._engine = engine
+        self._health = health
         self._merging = merging
         self._base_name = base_name
         self._leases = leases
@@ -58,7 +64,7 @@ class StateCollector:
     def collect(self) -> Iterator[Metric]:
         """The gauges now."""
         state = self._engine.snapshot()
-        yield _gauge("multigraft_ready", "Whether requests will be answered", self._engine.alive)
+        yield _gauge("multigraft_ready", "Whether requests will be answered", self._health.is_ready)
         yield _gauge("multigraft_queue_depth", "Requests waiting in the engine", state.waiting)
         yield _gauge("multigraft_queue_capacity", "Requests that may be open at once", self._queue_capacity)
         yield _gauge("multigraft_leases", "Leases held by requests", self._leases.total)

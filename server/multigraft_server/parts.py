@@ -11,6 +11,8 @@ from multigraft_adapters.store import Store
 from multigraft_server.access.keyring import Keyring
 from multigraft_server.answers import Engine
 from multigraft_server.detokenise import Vocabulary
+from multigraft_server.draining import Drain
+from multigraft_server.health import Health
 from multigraft_server.images import ImageReader
 from multigraft_server.leases import Leases
 from multigraft_server.merging import Merging
@@ -30,6 +32,8 @@ class Parts:
     spec: BaseSpec
     vocabulary: Vocabulary
     engine: Engine
+    drain: Drain
+    health: Health
     registry: Registry
     keyring: Keyring
     store: Store

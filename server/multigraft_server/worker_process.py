@@ -37,9 +37,13 @@ class WorkerProcess:
         """Begin to keep a worker running."""
         self._thread.start()
 
+    def end(self) -> None:
+        """Ask the worker to end; its job makes a checkpoint first."""
+        self._stop.set()
+
     def close(self) -> None:
         """End the worker, and wait for that."""
-        self._stop.set()
+        self.end()
         self._thread.join()
 
     def _keep_running(self) -> None:
@@ -59,15 +63,15 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_beside(settings: ServerSettings) -> Iterator[None]:
+def worker_beside(settings: ServerSettings) -> Iterator[WorkerProcess | None]:
     """A worker for the server's jobs while the block runs, if the settings ask for one."""
     if not settings.with_worker:
-        yield
+        yield None
         return
     worker = WorkerProcess(settings)
     worker.start()
     try:
-        yield
+        yield worker
     finally:
         worker.close()
 

@@ -95,7 +95,7 @@ def listening(app: FastAPI) -> Iterator[str]:
         log_level="error",
         timeout_graceful_shutdown=1,
     )
-    server = Server(config, ready.set)
+    server = Server(config, ready.set, app.state.parts)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -78,7 +78,9 @@ def started(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_says_where_it_is_answers_and_ends_with_a_signal(base: Path, tmp_path: Path, number: int) -> None:
-    options = ["--base", str(base), "--data-dir", str(tmp_path / "data"), "--port", "0"]
+    config = tmp_path / "serve.toml"
+    config.write_text("drain_grace_seconds = 0\n")
+    options = ["--base", str(base), "--data-dir", str(tmp_path / "data"), "--port", "0", "--config", str(config)]
     with started(*options, MULTIGRAFT_API_KEY=KEY) as (process, url):
         assert httpx.get(f"{url}/health/ready").json() == {"status": "ready"}
         assert httpx.get(f"{url}/v1/models").status_code == 401

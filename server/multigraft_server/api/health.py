@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.responses import JSONResponse, Response
 
-from multigraft_adapters.errors import EngineStoppedError
 from multigraft_server.api.context import PartsDep
 
 router = APIRouter()
@@ -23,9 +22,9 @@ async def live() -> Response:
 
 @router.get("/health/ready")
 async def ready(parts: PartsDep) -> Response:
-    """Whether requests will be answered; 503 when the engine cannot continue."""
-    if not parts.engine.alive:
-        raise EngineStoppedError("the engine does not run")
+    """Whether requests will be answered; 503 when the engine cannot continue, and as soon as the server stops."""
+    if (problem := parts.health.why_not_ready()) is not None:
+        raise problem
     return JSONResponse({"status": "ready"})
 
 

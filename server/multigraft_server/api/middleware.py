@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: the request's id and its errors, and the guard of its body."""
+"""Pure ASGI middleware: the request's id and its errors, whether it is taken, and the guard of its body."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multigraft_server.api.problems import error_response
+from multigraft_server.draining import Drain
 
 REQUEST_ID = "x-request-id"
 UPLOAD_PATH_END = "/versions"
 FILES_PATH = "/v1/files"
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -50,6 +52,22 @@ class RequestContext:
                 raise
             response = error_response(error, retry_after_seconds=self._retry_after_seconds)
             await response(scope, receive, send_with_id)
+
+
+class TakeWork:
+    """Refuses new work when the server stops, and has the end wait for what was taken. What only reads is no work:
+    it is answered to the end, and not waited for."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in READING:
+            await self._app(scope, receive, send)
+            return
+        with self._drain.working():
+            await self._app(scope, receive, send)
 
 
 class GuardBody:
