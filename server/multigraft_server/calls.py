@@ -69,7 +69,8 @@ class Call:
 
     `complete` counts it as answered and is called before the last byte leaves. `close` counts it, by its error
     if there is one, unless it is counted already; ends rows that still run; and releases the lease. As a
-    context manager a call closes itself. `arrival` and `deadline` are seconds of `time.monotonic`.
+    context manager a call closes itself. `arrival`, `deadline`, `first_token` and `ended` are seconds of
+    `time.monotonic`; `outcome` is what it was counted as, None before.
     """
 
     def __init__(
@@ -81,9 +82,14 @@ class Call:
         self.terms = terms
         self.step_adapters = 1
         """The most distinct adapters in a step that one of the rows was in."""
+        self.outcome: Outcome | None = None
+        self.ended: float | None = None
+        self.first_token: float | None = None
+        self.prompt_tokens = self.generated_tokens = 0
+        self.timings: list[Timing] = []
+        """Of the rows that are complete."""
         self._lease = lease
         self._metrics = metrics
-        self._counted = False
         self._cancels: list[Callable[[], None]] = []
         self._rows: list[Callable[[MultigraftError], None]] = []
         lease.on_revoke = self._revoke
@@ -130,16 +136,20 @@ class Call:
         """A row of this prediction is to read so many tokens. Raises QuotaError when the caller's are used up."""
         self.terms.caller.check_tokens()
         self.terms.caller.spend_tokens(num_tokens)
+        self.prompt_tokens += num_tokens
 
     def note_timing(self, timing: Timing) -> None:
         """A row of this prediction is complete."""
         self.step_adapters = max(self.step_adapters, timing.step_adapters)
+        self.timings.append(timing)
         self._metrics.queued(self.target.task, max(0.0, timing.started - timing.arrival))
 
     def note_token(self, now: float, last: float | None) -> None:
         """A row of this prediction has a new token; `last` is when it got the one before."""
         self.terms.caller.spend_tokens(1)
+        self.generated_tokens += 1
         if last is None:
+            self.first_token = self.first_token or now
             self._metrics.first_token(self.target.task, now - self.arrival)
         else:
             self._metrics.next_token(self.target.task, now - last)
@@ -150,9 +160,9 @@ class Call:
             end(error)
 
     def _count(self, outcome: Outcome) -> None:
-        if not self._counted:
-            self._counted = True
-            self._metrics.request(self.target.task, outcome, time.monotonic() - self.arrival)
+        if self.outcome is None:
+            self.outcome, self.ended = outcome, time.monotonic()
+            self._metrics.request(self.target.task, outcome, self.ended - self.arrival)
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -11,7 +10,9 @@ from typing import Any
 
 import click
 
+from multigraft_adapters import __version__
 from multigraft_adapters.processor import keep_objects, share_cores, share_memory
+from multigraft_server.logs import log_event, logging_as
 from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
 from multigraft_server.worker_process import worker_beside
@@ -58,6 +59,11 @@ def _default(name: str) -> str:
     default=None,
     help="A worker for training jobs, which ends with the server.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help=f"json: a line for each request, too. {_default('log_format')}",
+)
 @click.option("--api-key", envvar=API_KEY_VARIABLE, show_envvar=True, help="The key that clients must send.")
 @click.option(
     "--config",
@@ -76,8 +82,8 @@ def serve(config: Path | None, **options: Any) -> None:
     MULTIGRAFT_API_KEY=... multigraft serve --host 0.0.0.0
     """
     settings = load_settings(options, config)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    _serve(settings)
+    with logging_as(settings.log_format):
+        _serve(settings)
 
 
 def _serve(settings: ServerSettings) -> None:
@@ -95,12 +101,14 @@ def _serve(settings: ServerSettings) -> None:
             def announce() -> None:
                 keep_objects()
                 name, seconds = app.state.parts.spec.name, time.monotonic() - started
+                log_event("ready", base=name, url=url_of(bound), version=__version__, seconds=round(seconds, 3))
                 click.echo(f"multigraft serves {name} at {url_of(bound)} (ready after {seconds:.1f} s)")
 
             if run(app, settings, bound, announce):
                 _end_at_once()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: _end_at_once())
+    log_event("stopped")
 
 
 def _end_at_once() -> None:

@@ -15,6 +15,7 @@ from multigraft_server.access.callers import ANYONE, Caller
 from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
+from multigraft_server.trails import note_call
 
 DEFAULT_TERMS = Terms()
 
@@ -56,7 +57,9 @@ class Router:
             raise
         lease = self._leases.acquire(target.task, target.number)
         seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
-        return Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
+        call = Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
+        note_call(call)
+        return call
 
     def resolve(self, ref: str, caller: Caller = ANYONE) -> Target:
         """Who answers the reference now, most often where it is split. Reads the registry; raises as `open`."""

@@ -10,8 +10,10 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from multigraft_adapters.errors import BindError, SetupError
+from multigraft_server.logs import log_event
 from multigraft_server.parts import Parts
 from multigraft_server.settings import ServerSettings
 
@@ -65,6 +67,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets running answers end, the second one does not wait for them. Ctrl-C has no grace:
         nobody balances load over a terminal."""
+        log_event("stopping", signal=signal.Signals(sig).name)
         if self._parts.drain.is_begun or self.should_exit:
             self.should_exit = self.force_exit = True
             self.config.timeout_graceful_shutdown = 0
@@ -93,6 +96,7 @@ def run(app: FastAPI, settings: ServerSettings, bound: socket.socket, on_ready: 
         ws="none",
         lifespan="on",
         log_level="warning",
+        log_config=None if settings.log_format == "json" else LOGGING_CONFIG,
         access_log=False,
         server_header=False,
         backlog=BACKLOG,

@@ -128,6 +128,9 @@ class ServerSettings(BaseModel):
     default_chat_tokens: Annotated[
         Count, Field(description="tokens of a chat answer that names no limit, if the context leaves them")
     ] = 1024
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="text: warnings and errors; json: also requests and events")
+    ] = "text"
     max_task_labels: Annotated[
         Count, Field(description="tasks with own metrics; further ones count as __other__")
     ] = 100

@@ -15,13 +15,15 @@ def _nobodys(task: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `name` is what events call it, if it has a key of its own; `owner_of` tells a task's tenant."""
+    """Who asks. `name` is what events call it, if it has a key of its own, which has the id `key_id`; `owner_of`
+    tells a task's tenant."""
 
     name: str | None = None
     scopes: tuple[str, ...] = (ADMIN,)
     tenant: str | None = None
     limits: Limits | None = None
     owner_of: Callable[[str], str | None] = field(default=_nobodys, repr=False)
+    key_id: str | None = None
 
     @property
     def is_restricted(self) -> bool:

@@ -69,4 +69,5 @@ class Keyring:
             tenant=new.tenant,
             limits=limits if any(limits.of) else None,
             owner_of=lambda task: self._owners.get(task),
+            key_id=key.id,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 
@@ -12,16 +13,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multigraft_server.api.problems import error_response
 from multigraft_server.draining import Drain
+from multigraft_server.logs import REQUESTS, log_request
+from multigraft_server.trails import TRAIL, Trail
 
 REQUEST_ID = "x-request-id"
 UPLOAD_PATH_END = "/versions"
 FILES_PATH = "/v1/files"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Asked every few seconds by machines: logged only where they fail."""
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestContext:
-    """The outermost layer: every answer has `x-request-id`, and every error the one shape.
+    """The outermost layer: every answer has `x-request-id`, and every error the one shape; requests are logged.
 
     A caller's own id is kept when it is a plain one. An error after the first byte ends the connection.
     """
@@ -36,12 +41,29 @@ class RequestContext:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        trail = Trail(request_id, scope["method"]) if REQUESTS.isEnabledFor(logging.INFO) else None
+        if trail is None:
+            await self._answer(scope, receive, send, request_id, None)
+            return
+        TRAIL.set(trail)
+        try:
+            await self._answer(scope, receive, send, request_id, trail)
+        finally:
+            trail.end(scope)
+            if scope["path"] not in QUIET_PATHS or trail.status >= 400:
+                log_request(trail)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, trail: Trail | None
+    ) -> None:
         has_started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
+                if trail is not None:
+                    trail.status = message["status"]
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 

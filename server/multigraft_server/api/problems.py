@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from multigraft_adapters import errors
+from multigraft_server.trails import note_error
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def error_response(error: BaseException, *, retry_after_seconds: int = 1) -> JSO
     and so is why a store failed, which is not the caller's to know."""
     ours = as_ours(error)
     status = problem_of(ours).status
+    note_error(ours.code)
     if status == 500:
         logger.error("a request failed", exc_info=error)
     elif isinstance(ours, errors.StoreUnavailableError) and "reason" in ours.data:
