@@ -44,6 +44,8 @@ from multigraft_server.api.auth import Authenticate, authorise, caller_of, witho
 from multigraft_server.api.middleware import GuardBody, RequestContext, TakeWork
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
+from multigraft_server.console.app import create_console
+from multigraft_server.console.gate import BesideApi
 from multigraft_server.detokenise import Vocabulary
 from multigraft_server.draining import Drain
 from multigraft_server.following import Follower
@@ -97,6 +99,7 @@ def create_app(
     caller's to close.
     """
     drain = Drain(settings.drain_grace_seconds, settings.drain_deadline_seconds)
+    parts = _make_parts(settings, base, engine, registry, store, metrics, drain)
     app = FastAPI(
         title="multigraft",
         version=__version__,
@@ -105,9 +108,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
         responses={"default": {"model": ErrorBody}},
-        middleware=_middleware(settings, drain),
+        middleware=_middleware(settings, drain, create_console(parts)),
     )
-    app.state.parts = _make_parts(settings, base, engine, registry, store, metrics, drain)
+    app.state.parts = parts
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
     _add_error_handlers(app, settings)
@@ -169,10 +172,11 @@ def _make_image_reader(settings: ServerSettings, base: Base) -> ImageReader | No
     )
 
 
-def _middleware(settings: ServerSettings, drain: Drain) -> list[Middleware]:
-    """Outermost first: ids and errors, then whether it is taken, then the key, then the body."""
+def _middleware(settings: ServerSettings, drain: Drain, console: FastAPI) -> list[Middleware]:
+    """Outermost first: ids and errors, the console aside, whether it is taken, then the key, then the body."""
     return [
         Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds),
+        Middleware(BesideApi, console=console),
         Middleware(TakeWork, drain=drain),
         Middleware(Authenticate),
         Middleware(

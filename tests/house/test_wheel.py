@@ -40,6 +40,13 @@ def test_the_registry_s_migrations_are_in_the_wheel(names: set[str]) -> None:
     assert [name for name in names if name.startswith(folder) and name.endswith(".py")]
 
 
+def test_the_console_s_templates_styles_and_scripts_are_in_the_wheel(names: set[str]) -> None:
+    folder = ROOT / "server" / "multigraft_server"
+    files = [file for part in ("templates", "static") for file in (folder / "console" / part).iterdir()]
+    assert len(files) > 5
+    assert {file.relative_to(folder.parent).as_posix() for file in files} <= names
+
+
 def test_the_licence_and_the_commands_are_in_the_wheel(names: set[str]) -> None:
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
     assert [name for name in names if name.endswith(".dist-info/entry_points.txt")]

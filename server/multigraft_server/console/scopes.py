@@ -1,0 +1,22 @@
+"""Which scope each route of the console needs, as `api/scopes.py` has it for the API. What is not listed needs
+`admin`."""
+
+from __future__ import annotations
+
+from multigraft_adapters.registry.keys import ADMIN
+from multigraft_server.api.scopes import ANY
+
+OPEN_ROUTES = frozenset({"GET /console/login", "POST /console/login", "GET /console/static/{name}"})
+"""These are for everyone."""
+
+SCOPES: dict[str, str] = {
+    "GET /console": ANY,
+    "GET /console/": ANY,
+    "POST /console/logout": ANY,
+    "GET /console/tasks": ANY,
+}
+
+
+def scope_of(method: str, template: str) -> str:
+    """The scope that a route needs, by its method and the template of its path."""
+    return SCOPES.get(f"{'GET' if method == 'HEAD' else method} {template}", ADMIN)
