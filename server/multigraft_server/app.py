@@ -100,20 +100,29 @@ def create_app(
     """
     drain = Drain(settings.drain_grace_seconds, settings.drain_deadline_seconds)
     parts = _make_parts(settings, base, engine, registry, store, metrics, drain)
+    app = _with_routes(lifespan=_lifespan, middleware=_middleware(settings, drain, create_console(parts)))
+    app.state.parts = parts
+    _add_error_handlers(app, settings)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """What `GET /openapi.json` answers, which does not depend on the base."""
+    return _with_routes().openapi()
+
+
+def _with_routes(**more: Any) -> FastAPI:
     app = FastAPI(
         title="multigraft",
         version=__version__,
-        lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
         responses={"default": {"model": ErrorBody}},
-        middleware=_middleware(settings, drain, create_console(parts)),
+        **more,
     )
-    app.state.parts = parts
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
-    _add_error_handlers(app, settings)
     return app
 
 
