@@ -24,7 +24,7 @@ LIMITS = {
     "exclusiveMaximum": "below",
     "maxLength": "of at most",
 }
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AT_THE_TOP = {
     "README.md": "index.md",
     "SECURITY.md": "security.md",
