@@ -29,6 +29,8 @@ MultigraftError
 │   ├── RegistryUnavailableError    registry_unavailable
 │   ├── StoreUnavailableError       store_unavailable
 │   ├── VersionRetiredError         version_retired
+│   ├── OutOfMemoryError            out_of_memory
+│   ├── StepStalledError            step_stalled
 │   └── EngineStoppedError          engine_stopped
 ├── DeadlineError                   deadline_exceeded
 ├── RequestCancelledError           request_cancelled
@@ -241,6 +243,18 @@ class VersionRetiredError(UnavailableError):
     """The version was retired while it computed the answer, and the time to complete it is over."""
 
     code = "version_retired"
+
+
+class OutOfMemoryError(UnavailableError):
+    """The step that computed the request had not enough memory, not even for a half of it."""
+
+    code = "out_of_memory"
+
+
+class StepStalledError(UnavailableError):
+    """The engine's step takes far longer than any should; the process must be restarted."""
+
+    code = "step_stalled"
 
 
 class EngineStoppedError(UnavailableError):

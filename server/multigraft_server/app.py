@@ -62,6 +62,7 @@ from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
 from multigraft_server.trimming import Trimmer
 from multigraft_server.uploads import Uploads
+from multigraft_server.watchdog import Watchdog
 
 ROUTERS = (
     predict.router,
@@ -137,7 +138,8 @@ def _make_parts(
 ) -> Parts:
     tokeniser = Tokeniser(base.tokenizer, base.spec, settings.tokeniser_threads)
     leases, merging = Leases(), Merging(registry, engine, settings.merge)
-    health, capacity = Health(engine, drain), settings.max_waiting_requests
+    watchdog = Watchdog(engine, settings.step_watchdog_seconds, metrics.step_stalled)
+    health, capacity = Health(engine, drain, watchdog), settings.max_waiting_requests
     metrics.registry.register(
         StateCollector(engine, health, leases, registry, merging, metrics.labels, base.spec.name, capacity)
     )
@@ -148,6 +150,7 @@ def _make_parts(
         engine=engine,
         drain=drain,
         health=health,
+        watchdog=watchdog,
         registry=registry,
         keyring=Keyring(registry, settings.api_key),
         store=store,
@@ -213,11 +216,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     tended = (parts.keyring.refresh, parts.residency.tend, parts.merging.tend, Trimmer().tend)
     follower = Follower(parts.registry, *tended)
     parts.engine.start()
+    parts.watchdog.start()
     await asyncio.to_thread(follower.start)
     try:
         yield
     finally:
         await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(parts.watchdog.close)
         await asyncio.to_thread(parts.engine.stop)
         for threads in (parts.tokeniser, parts.images, parts.uploads):
             if threads is not None:

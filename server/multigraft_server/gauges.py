@@ -67,6 +67,7 @@ class StateCollector:
         yield _gauge("multigraft_ready", "Whether requests will be answered", self._health.is_ready)
         yield _gauge("multigraft_queue_depth", "Requests waiting in the engine", state.waiting)
         yield _gauge("multigraft_queue_capacity", "Requests that may be open at once", self._queue_capacity)
+        yield _gauge("multigraft_step_tokens_limit", "Tokens that a step may have now", state.step_tokens)
         yield _gauge("multigraft_leases", "Leases held by requests", self._leases.total)
         yield _residents(state)
         yield _task_info(self._registry.tasks(), self._labels)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from multigraft_adapters.errors import DrainingError, EngineStoppedError, UnavailableError
+from multigraft_adapters.errors import (
+    DrainingError,
+    EngineStoppedError,
+    MultigraftError,
+    StepStalledError,
+    UnavailableError,
+)
 from multigraft_server.draining import Drain
+from multigraft_server.watchdog import Watchdog
 
 
 class MayEnd(Protocol):
@@ -13,19 +20,28 @@ class MayEnd(Protocol):
 
     @property
     def alive(self) -> bool: ...
+    @property
+    def failure(self) -> MultigraftError | None: ...
 
 
 class Health:
     """The state of a serving process. It stays alive while it stops, or nobody could wait for its answers."""
 
-    def __init__(self, engine: MayEnd, drain: Drain) -> None:
+    def __init__(self, engine: MayEnd, drain: Drain, watchdog: Watchdog) -> None:
         self._engine = engine
         self._drain = drain
+        self._watchdog = watchdog
 
     @property
     def is_ready(self) -> bool:
         """Whether requests will be answered."""
         return self.why_not_ready() is None
+
+    def why_not_alive(self) -> MultigraftError | None:
+        """Why the process must be replaced by another one."""
+        if self._watchdog.is_stalled:
+            return StepStalledError(f"a step of the engine has taken more than {self._watchdog.limit_s:g} s")
+        return self._engine.failure
 
     def why_not_ready(self) -> UnavailableError | None:
         """Why no request will be answered, or no further one."""

@@ -121,6 +121,14 @@ class Metrics:
         self._tokens.labels("prompt").inc(prompt_tokens)
         self._tokens.labels("generated").inc(generated_tokens)
 
+    def out_of_memory(self) -> None:
+        """A step ran out of memory."""
+        self._out_of_memory.inc()
+
+    def step_stalled(self) -> None:
+        """A step took longer than the watchdog waits."""
+        self._stalled.inc()
+
     def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:
         """A prompt was looked up in the prefix cache."""
         self._prefix_queries.inc(queried_tokens)
@@ -170,6 +178,8 @@ class Metrics:
             "step_adapters", "Distinct adapters in a step, the base included", _SMALL_NUMBERS
         )
         self._tokens = self._counter("tokens", "Tokens computed (prompt) and sampled (generated)", "kind")
+        self._out_of_memory = self._counter("out_of_memory", "Steps that ran out of memory")
+        self._stalled = self._counter("stalled_steps", "Steps that took longer than the watchdog waits")
         self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up")
         self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens that were cached")
         self._load_seconds = self._histogram(

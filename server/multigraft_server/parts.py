@@ -22,6 +22,7 @@ from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
 from multigraft_server.uploads import Uploads
+from multigraft_server.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Parts:
     engine: Engine
     drain: Drain
     health: Health
+    watchdog: Watchdog
     registry: Registry
     keyring: Keyring
     store: Store

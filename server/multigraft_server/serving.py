@@ -78,6 +78,8 @@ class Server(uvicorn.Server):
         """Called ten times a second; whether the server ends now."""
         if self._parts.drain.is_begun and self._draining is None:
             self._draining = asyncio.create_task(self._parts.drain.finish(self._parts.engine))
+        elif self._parts.engine.failure is not None:
+            self.should_exit = True
         if self._draining is not None and self._draining.done():
             self._draining.result()
             self.should_exit = True
@@ -87,7 +89,8 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> bool:
     """Serve until a signal ends it; whether a second one did.
 
-    Raises BindError or SetupError when the server could not start.
+    Raises BindError or SetupError when the server could not start, and EngineStoppedError when the engine has
+    ended by itself: then the process must be started again.
     """
     config = uvicorn.Config(
         app,
@@ -110,4 +113,6 @@ def run(app: FastAPI, settings: ServerSettings, bound: socket.socket, on_ready: 
         raise BindError(f"cannot listen on {url_of(bound)}: {error.strerror}") from None
     if not server.started:
         raise SetupError("the server did not start; what is logged above says why")
+    if (failure := app.state.parts.engine.failure) is not None:
+        raise failure
     return server.force_exit

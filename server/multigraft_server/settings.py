@@ -105,6 +105,9 @@ class ServerSettings(BaseModel):
     max_uploads: Annotated[int, Field(ge=1, le=256, description="uploads at once; further ones are a 503")] = 4
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
+    step_watchdog_seconds: Annotated[
+        Seconds, Field(description="time of a step after which the process counts as dead")
+    ] = 120.0
     drain_grace_seconds: Annotated[
         float, Field(ge=0, le=3600, description="time that new requests are still taken for after SIGTERM")
     ] = 5.0

@@ -72,8 +72,10 @@ def worker_beside(settings: ServerSettings) -> Iterator[WorkerProcess | None]:
     worker.start()
     try:
         yield worker
-    finally:
-        worker.close()
+    except BaseException:
+        worker.end()  # what failed is not kept waiting; the worker's input ends with this process
+        raise
+    worker.close()
 
 
 def _options(settings: ServerSettings) -> list[str]:

@@ -15,8 +15,10 @@ router = APIRouter()
 
 
 @router.get("/health/live")
-async def live() -> Response:
-    """Whether the process answers at all."""
+async def live(parts: PartsDep) -> Response:
+    """Whether the process can go on; 503 when it must be replaced: its engine has ended, or hangs in a step."""
+    if (problem := parts.health.why_not_alive()) is not None:
+        raise problem
     return JSONResponse({"status": "live"})
 
 

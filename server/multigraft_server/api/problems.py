@@ -66,6 +66,8 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.DrainingError: _UNAVAILABLE,
     errors.RegistryUnavailableError: _UNAVAILABLE,
     errors.VersionRetiredError: _UNAVAILABLE,
+    errors.OutOfMemoryError: _UNAVAILABLE,
+    errors.StepStalledError: _UNAVAILABLE,
     errors.EngineStoppedError: _UNAVAILABLE,
     errors.StoreUnavailableError: _UNAVAILABLE,
     errors.DeadlineError: Problem(504, "timeout_error"),

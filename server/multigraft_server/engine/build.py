@@ -15,6 +15,7 @@ from multigraft_server.engine.kv_table import KVTable
 from multigraft_server.engine.loop import EngineLoop
 from multigraft_server.engine.merging import Merger
 from multigraft_server.engine.observer import Observer, SilentObserver
+from multigraft_server.engine.out_of_memory import StepBudget
 from multigraft_server.engine.prefix_store import PrefixStore, num_blocks_for
 from multigraft_server.engine.prefix_table import PrefixTable
 from multigraft_server.engine.quantising import quantise
@@ -63,8 +64,10 @@ def build_engine(
         observer=observer,
     )
     slots = SlotTable(settings.slots, settings.device_bytes)
-    scheduler = Scheduler(_limits(settings), slots, kv_table, base.eos_token_ids, prefix_table)
-    loop.attach(Engine(scheduler, runner, host, device, merger, prefixes, observer))
+    limits = _limits(settings)
+    scheduler = Scheduler(limits, slots, kv_table, base.eos_token_ids, prefix_table)
+    budget = StepBudget(limits, settings.recover_s)
+    loop.attach(Engine(scheduler, runner, host, device, merger, prefixes, observer, budget))
     return loop
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -19,14 +19,17 @@ from multigraft_adapters.errors import (
     RequestCancelledError,
     StepFailedError,
 )
+from multigraft_server.engine import out_of_memory
 from multigraft_server.engine.device_tier import DeviceTier
+from multigraft_server.engine.emitting import emit
 from multigraft_server.engine.heads import PoolingRow, pooling_answers
 from multigraft_server.engine.host_tier import HostAdapter, HostTier
 from multigraft_server.engine.merge_costs import StepSeen
 from multigraft_server.engine.merging import Merger
 from multigraft_server.engine.observer import Observer
+from multigraft_server.engine.parked import ParkedRequests
 from multigraft_server.engine.passes import Hot, Passes
-from multigraft_server.engine.plan import PlannedRow, Row, StepPlan
+from multigraft_server.engine.plan import Row, StepPlan
 from multigraft_server.engine.pooling import slot_groups
 from multigraft_server.engine.prefix_store import PrefixStore
 from multigraft_server.engine.requests import (
@@ -65,6 +68,7 @@ class Engine:
         merger: Merger,
         prefixes: PrefixStore | None,
         observer: Observer,
+        budget: out_of_memory.StepBudget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -76,8 +80,9 @@ class Engine:
         self._tiers = Tiers(host, device, scheduler.slots)
         self._prefixes = prefixes
         self._observer = observer
+        self._budget = budget
         self._clock = clock
-        self._parked: dict[str, list[Request]] = defaultdict(list)  # by digest: their adapter is loading
+        self._parked = ParkedRequests()
         self._prefix_queried = 0
         self._prefix_cached = 0
         self._steps = 0
@@ -106,17 +111,17 @@ class Engine:
         try:
             state = self._host.want(request.digest, self._clock())
         except MultigraftError as error:
-            _emit(request, Failed(error))
+            emit(request, Failed(error))
             return
         if state == "ready":
             self._queue(request)
         else:
-            self._parked[request.digest].append(request)
+            self._parked.add(request)
 
     def adapter_arrived(self, digest: str, result: HostAdapter | MultigraftError) -> None:
         """A load has ended: its requests are queued, or fail with it."""
         self._host.arrived(digest, result, self._clock())
-        for request in self._parked.pop(digest, []):
+        for request in self._parked.take_waiting_for(digest):
             if isinstance(result, MultigraftError):
                 self._end(request, Failed(result))
             else:
@@ -126,9 +131,8 @@ class Engine:
         self.merger.arrived(digest, error)
 
     def cancel(self, request_id: str, error: MultigraftError | None = None) -> None:
-        """End a request, because its caller is gone or for the reason given; nothing happens when it has ended
-        already."""
-        request = self._scheduler.remove(request_id) or self._unpark(request_id)
+        """End a request, because its caller is gone or for the reason given; it may have ended already."""
+        request = self._scheduler.remove(request_id) or self._parked.take(request_id)
         if request is not None:
             self._end(request, Failed(error or RequestCancelledError("the request was cancelled")))
 
@@ -149,8 +153,9 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> bool:
         """Run one step; False when there was nothing to do."""
-        has_tended = self._tiers.tend(self._clock())
-        plan = self._scheduler.plan(self._clock())
+        has_tended = self._tiers.tend(now := self._clock())
+        self._scheduler.limits = self._budget.limits(now)
+        plan = self._scheduler.plan(now)
         self._end_expired(plan)
         placements = plan.placements
         plan = self._place(plan)
@@ -160,10 +165,7 @@ class Engine:
         try:
             self._restore(plan)
             self._passes.hot = self._hot()
-            hidden = self._passes.run(plan.rows)
-            self._advance(plan)
-            self._answer_pooling_rows(plan, hidden)
-            generated = self._extend_generating_rows(plan, hidden)
+            generated = self._compute(plan)
         except Exception as error:
             self._fail_step(plan, error)
             return True
@@ -173,8 +175,7 @@ class Engine:
     def fail_all(self, error: MultigraftError) -> None:
         """End every request with an error; the engine keeps none."""
         open_requests = [row.request for row in self._scheduler.running] + self._scheduler.waiting
-        open_requests += [request for parked in self._parked.values() for request in parked]
-        self._parked.clear()
+        open_requests += self._parked.take_all()
         for request in open_requests:
             self._scheduler.remove(request.id)
             self._end(request, Failed(error))
@@ -184,7 +185,7 @@ class Engine:
         """The engine's state now."""
         running = self._scheduler.running
         waiting = Counter(self._scheduler.waiting_by_task())
-        waiting.update(request.task for parked in self._parked.values() for request in parked)
+        waiting.update(request.task for request in self._parked)
         slots, kv, prefixes = self._scheduler.slots, self._scheduler.kv, self._scheduler.prefixes
         return EngineSnapshot(
             running=len(running),
@@ -206,9 +207,10 @@ class Engine:
             slot_budget_bytes=slots.budget_bytes,
             host_budget_bytes=self._host.budget_bytes,
             steps=self._steps,
+            step_tokens=self._scheduler.limits.max_step_tokens,
             widest_step_adapters=self._widest_step,
             loading=self._host.loading(),
-            failed_loads=self._failed_loads(),
+            failed_loads={digest: failed.error.message for digest, failed in self._host.failed().items()},
             merge=self._passes.told(self.merger.snapshot()),
         )
 
@@ -260,9 +262,6 @@ class Engine:
         else:
             self._scheduler.add(replace(request, virtual=virtual, adapter_bytes=adapter.num_bytes))
 
-    def _failed_loads(self) -> dict[str, str]:
-        return {digest: failed.error.message for digest, failed in self._host.failed().items()}
-
     def _place(self, plan: StepPlan) -> StepPlan:
         """Write the slots. Rows whose adapter could not be written end; the others are left of the plan."""
         failed = self._tiers.place(plan.placements)
@@ -280,6 +279,34 @@ class Engine:
             admitted=tuple(row for row in plan.admitted if row.request.digest not in failed),
             placements=tuple(placement for placement in plan.placements if placement.digest not in failed),
         )
+
+    def _compute(self, plan: StepPlan) -> int:
+        """Answer the rows, in two halves where memory does not suffice; how many tokens were generated."""
+        try:
+            hidden = self._passes.run(plan.rows)
+        except Exception as error:
+            if not out_of_memory.is_out_of_memory(error):
+                raise
+            logger.warning("a step over %d tokens ran out of memory: %s", plan.num_tokens, error)
+        else:
+            return self._answer_rows(plan, hidden)
+        self._observer.out_of_memory()
+        self._budget.shrink(plan.num_tokens, self._clock())
+        out_of_memory.free_memory()
+        halves = (replace(plan, rows=rows, placements=()) for rows in out_of_memory.halves(plan.rows))
+        return sum(self._compute_half(half) for half in halves)
+
+    def _compute_half(self, plan: StepPlan) -> int:
+        try:
+            return self._answer_rows(plan, self._passes.run(plan.rows))
+        except Exception as error:
+            self._fail_step(plan, error)
+            return 0
+
+    def _answer_rows(self, plan: StepPlan, hidden: Tensor) -> int:
+        self._advance(plan)
+        self._answer_pooling_rows(plan, hidden)
+        return self._extend_generating_rows(plan, hidden)
 
     def _advance(self, plan: StepPlan) -> None:
         for part in plan.rows:
@@ -305,13 +332,13 @@ class Engine:
             self._prefixes.save(blocks, row.kv)
 
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
-        parts = _spans(plan, lambda part: part.row.pooling is not None)
+        parts = plan.spans(lambda part: part.row.pooling is not None)
         rows = [PoolingRow(part.row, start, stop) for part, start, stop in parts]
         for row, values in pooling_answers(hidden, rows, self._device.head, self._passes.base_pooler):
             self._answer(row, values)
 
     def _extend_generating_rows(self, plan: StepPlan, hidden: Tensor) -> int:
-        parts = _spans(plan, lambda part: part.row.sampling is not None and part.ends_pending)
+        parts = plan.spans(lambda part: part.row.sampling is not None and part.ends_pending)
         if not parts:
             return 0
         rows = [part.row for part, _, _ in parts]
@@ -320,13 +347,13 @@ class Engine:
         for row, token in zip(rows, sample(logits, rows), strict=True):
             reason = self._scheduler.append(row, token.token_id)
             is_first = row.num_generated == 1
-            _emit(row.request, replace(token, cached_tokens=row.num_cached) if is_first else token)
+            emit(row.request, replace(token, cached_tokens=row.num_cached) if is_first else token)
             if reason is not None:
                 self._finish(row, reason)
         return len(rows)
 
     def _answer(self, row: Row, values: Tensor) -> None:
-        _emit(row.request, Pooled(values.cpu().numpy()))
+        emit(row.request, Pooled(values.cpu().numpy()))
         self._finish(row, "stop")
 
     def _finish(self, row: Row, reason: FinishReason) -> None:
@@ -338,28 +365,20 @@ class Engine:
     def _end(self, request: Request, event: Event) -> None:
         if request.digest != BASE_DIGEST:
             self._host.release(request.digest)
-        _emit(request, event)
+        emit(request, event)
 
     def _end_expired(self, plan: StepPlan) -> None:
-        now = self._clock()
-        late = [r for parked in self._parked.values() for r in parked if r.deadline and now > r.deadline]
-        for request in late:
-            self._unpark(request.id)
-        for request in [*late, *plan.expired, *(row.request for row in plan.expired_rows)]:
+        for request in [
+            *self._parked.take_late(self._clock()),
+            *plan.expired,
+            *(row.request for row in plan.expired_rows),
+        ]:
             self._end(request, Failed(DeadlineError("the deadline passed before the answer was complete")))
-
-    def _unpark(self, request_id: str) -> Request | None:
-        for parked in self._parked.values():
-            for request in parked:
-                if request.id == request_id:
-                    parked.remove(request)
-                    return request
-        return None
 
     def _fail_step(self, plan: StepPlan, error: Exception) -> None:
         """End the step's rows and forget what it placed: a half-written slot must never answer."""
         logger.error("a step over %d rows failed", len(plan.rows), exc_info=error)
-        failure = StepFailedError(f"the step that computed this request failed: {error}")
+        failure = out_of_memory.failure_of(error)
         for part in plan.rows:
             if self._scheduler.remove(part.row.request.id) is not None:
                 self._end(part.row.request, Failed(failure))
@@ -377,22 +396,3 @@ class Engine:
             prompt_tokens=sum(part.count for part in plan.rows if not part.is_decode),
             generated_tokens=generated,
         )
-
-
-def _spans(plan: StepPlan, chosen: Callable[[PlannedRow], bool]) -> list[tuple[PlannedRow, int, int]]:
-    """The chosen rows with their tokens' start and stop in the step."""
-    spans = []
-    place = 0
-    for part in plan.rows:
-        if chosen(part):
-            spans.append((part, place, place + part.count))
-        place += part.count
-    return spans
-
-
-def _emit(request: Request, event: Event) -> None:
-    try:
-        request.sink(event)
-    except Exception:
-        # The caller's side is broken; the engine's books must go on.
-        logger.exception("the sink of request %s raised", request.id)

@@ -99,6 +99,8 @@ class EngineLoop:
         self._snapshot = EngineSnapshot(0, 0, {}, {})
         self._stopping = False
         self._dead: MultigraftError | None = None
+        self._failure: MultigraftError | None = None
+        self._step_since: float | None = None
         self._is_rested = False
         self._steps_at_rest = -1
 
@@ -106,6 +108,17 @@ class EngineLoop:
     def alive(self) -> bool:
         """Whether the thread runs and can continue."""
         return self._thread is not None and self._thread.is_alive() and self._dead is None
+
+    @property
+    def failure(self) -> MultigraftError | None:
+        """Why the thread has ended, where nobody asked it to."""
+        return self._failure
+
+    @property
+    def step_seconds(self) -> float:
+        """For how long the step that runs now has been running; 0 between two steps."""
+        since = self._step_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def attach(self, engine: Engine) -> None:
         """Give the loop the engine that it runs; before `start`."""
@@ -242,14 +255,17 @@ class EngineLoop:
         try:
             engine.prepare()
             while self._take_messages(engine, wait=False):
+                self._step_since = time.monotonic()
                 busy = engine.step()
+                self._step_since = None
                 self._snapshot = engine.snapshot()
                 if not busy and not self._idle(engine):
                     return
         except Exception as error:
             logger.critical("the engine has ended", exc_info=error)
-            self._dead = EngineStoppedError(f"the engine has ended: {error}")
+            self._dead = self._failure = EngineStoppedError(f"the engine has ended: {error}")
         finally:
+            self._step_since = None
             self._close(engine)
 
     def _idle(self, engine: Engine) -> bool:

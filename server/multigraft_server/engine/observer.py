@@ -23,6 +23,9 @@ class Observer(Protocol):
     ) -> None:
         """One step ended. `phase` is `decode`, `prefill` or `mixed`; the base counts as an adapter."""
 
+    def out_of_memory(self) -> None:
+        """A step ran out of memory, and is tried again in halves."""
+
     def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:
         """A prompt was looked up in the prefix cache; so many of its tokens need not be computed."""
 
@@ -49,6 +52,9 @@ class SilentObserver:
         prompt_tokens: int,
         generated_tokens: int,
     ) -> None:
+        pass
+
+    def out_of_memory(self) -> None:
         pass
 
     def prefix_lookup(self, *, queried_tokens: int, cached_tokens: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from multigraft_server.engine.kv_table import KVRow
@@ -117,6 +118,15 @@ class StepPlan:
     placements: tuple[Placement, ...] = ()
     expired: tuple[Request, ...] = ()
     expired_rows: tuple[Row, ...] = field(default=())
+
+    def spans(self, chosen: Callable[[PlannedRow], bool]) -> list[tuple[PlannedRow, int, int]]:
+        """The chosen rows with their tokens' start and stop in the step."""
+        spans, place = [], 0
+        for part in self.rows:
+            if chosen(part):
+                spans.append((part, place, place + part.count))
+            place += part.count
+        return spans
 
     @property
     def num_tokens(self) -> int:

@@ -184,6 +184,8 @@ class EngineSnapshot:
     kernels: str = "off"
     """`compiled`, or why torch's operations are used in their place."""
     steps: int = 0
+    step_tokens: int = 0
+    """That a step may have: fewer for a while after one ran out of memory."""
     widest_step_adapters: int = 0
     loading: tuple[str, ...] = ()
     failed_loads: Mapping[str, str] = field(default_factory=dict)

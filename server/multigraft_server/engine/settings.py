@@ -27,7 +27,8 @@ class EngineSettings:
     up to `max_retry_load_s`. `kernels`: whether the compiled kernels compute what they can.
     `quantize`: in what the base's linear modules keep their weights, if not as they are. `merge`: whether an
     adapter may be merged into the weights, and who says which; the engine itself only knows `off` from the others.
-    `merge_bytes`: the second copy of the weights that merging takes.
+    `merge_bytes`: the second copy of the weights that merging takes. `recover_s`: how long steps stay smaller
+    after one ran out of memory, before they may have twice as many tokens again.
     """
 
     slots: int = 16
@@ -50,6 +51,7 @@ class EngineSettings:
     quantize: Quantize = "none"
     merge: MergeMode = "off"
     merge_bytes: int = 2 * 1024**3
+    recover_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in (
