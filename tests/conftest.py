@@ -15,6 +15,11 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--screenshots DIR`: where tests/console keeps pictures of the console's pages."""
+    parser.addoption("--screenshots", metavar="DIR", help="where to keep pictures of the console's pages")
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """An S3 server that stays up, and that stores of this process find by the environment."""
