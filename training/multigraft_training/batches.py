@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 IGNORED = -100
 """The target of a position where nothing is learnt; torch's cross entropy leaves it out."""
@@ -22,7 +23,8 @@ class Encoded:
 
     `length` is given where more or others than `input_ids` are computed: an image's patches, whose `pixels`
     (channels, height, width) are read when they are needed, or both texts of a pair. `about` is what the task
-    wants to find again in a batch; `more` are the further windows of a text that is longer than one.
+    wants to find again in a batch; `more` are the further windows of a text that is longer than one. `states`
+    (length, hidden) are what a frozen base made of it, to be computed with in place of its tokens.
     """
 
     input_ids: list[int]
@@ -35,6 +37,7 @@ class Encoded:
     about: Any = None
     more: tuple[Encoded, ...] = ()
     soft: tuple[float, ...] | None = None
+    states: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -58,9 +61,12 @@ class Batch:
     examples: tuple[Encoded, ...] = ()
     pixels: Tensor | None = None  # (rows, channels, height, width) fp32
     soft: Tensor | None = None  # (rows, labels) a teacher's logits, fp32
+    states: Tensor | None = None  # (rows, length, hidden) a frozen base's
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of a transformers model."""
+        if self.states is not None:
+            return {"inputs_embeds": self.states, "attention_mask": self.attention_mask}
         if self.pixels is not None:
             return {"pixel_values": self.pixels}
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
@@ -72,7 +78,8 @@ def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -
     weights = [example.weight for example in examples]
     soft = [example.soft for example in examples if example.soft is not None]
     token_types = [example.token_types for example in examples if example.token_types is not None]
-    pixels = [example.pixels() for example in examples if example.pixels is not None]
+    states = [example.states for example in examples if example.states is not None]
+    pixels = [] if states else [example.pixels() for example in examples if example.pixels is not None]
     return Batch(
         input_ids=_padded([example.input_ids for example in examples], pad_id, device),
         attention_mask=_padded([[1] * len(example.input_ids) for example in examples], 0, device),
@@ -83,6 +90,7 @@ def make_batch(examples: Sequence[Encoded], pad_id: int, device: torch.device) -
         examples=tuple(examples),
         pixels=torch.stack(pixels).to(device) if pixels else None,
         soft=torch.tensor(soft, device=device) if soft else None,
+        states=pad_sequence(states, batch_first=True).to(device) if states else None,
     )
 
 

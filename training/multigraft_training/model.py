@@ -43,19 +43,7 @@ def load_model(
     """
     if isinstance(method, FullPart):
         dtype = torch.float32
-    is_short_on_cpu = device.type == "cpu" and longest <= EAGER_UP_TO
-    with quiet_transformers():
-        model, info = task.auto_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation="eager" if is_short_on_cpu else "sdpa",
-            output_loading_info=True,
-            **_renamed(spec, task),
-            **task.model_arguments,
-            **LOCAL_ONLY,
-        )
-    _check_missing(info["missing_keys"], spec, task)
+    model = _task_model(folder, spec, task, device=device, dtype=dtype, longest=longest)
     around = Surroundings(
         spec=spec.of_task(task.manifest_fields()["task_type"]),
         folder=folder,
@@ -64,7 +52,6 @@ def load_model(
         head_modules=task.head_modules,
         is_transposed=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    model = model.to(device)
     if isinstance(method, HeadPart | FullPart):
         peft_model = _without_delta(model, method, around)
     else:
@@ -73,6 +60,18 @@ def load_model(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return peft_model
+
+
+def load_frozen(
+    folder: Path, spec: BaseSpec, task: TrainingTask, *, device: torch.device, dtype: torch.dtype, longest: int
+) -> PlainModel:
+    """The base as it is, with the task's new head where it has one. Raises as `load_model` does."""
+    model = _task_model(folder, spec, task, device=device, dtype=dtype, longest=longest)
+    frozen = PlainModel(model, PlainConfig(task.peft_type, task.head_modules, spec.name), is_full=False)
+    for parameter in frozen.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return frozen
 
 
 def keep_less(model: Any) -> None:
@@ -95,6 +94,26 @@ def without_delta(model: Any) -> Any:
             layer.let_go()
         base.set_submodule(path, layer.get_base_layer())
     return base
+
+
+def _task_model(
+    folder: Path, spec: BaseSpec, task: TrainingTask, *, device: torch.device, dtype: torch.dtype, longest: int
+) -> Any:
+    """transformers' model of the task's type on the base, its head random."""
+    is_short_on_cpu = device.type == "cpu" and longest <= EAGER_UP_TO
+    with quiet_transformers():
+        model, info = task.auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager" if is_short_on_cpu else "sdpa",
+            output_loading_info=True,
+            **_renamed(spec, task),
+            **task.model_arguments,
+            **LOCAL_ONLY,
+        )
+    _check_missing(info["missing_keys"], spec, task)
+    return model.to(device)
 
 
 def _without_delta(model: Any, method: HeadPart | FullPart, around: Surroundings) -> PlainModel:

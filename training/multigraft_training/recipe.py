@@ -25,6 +25,7 @@ from multigraft_training.recipe_objectives import (
 )
 
 RecipeTaskType = TaskType
+Baselines = Literal["auto", "all", "majority", "none"]
 Precision = Literal["auto", "bfloat16", "float32"]
 REQUIRED_PATHS: tuple[FieldPath, ...] = tuple(
     ("data", split) for split in ("train", "validation", "test", "unlabelled")
@@ -107,7 +108,11 @@ class TrainingPart(_Part):
 
 
 class Recipe(_Part):
-    """A whole recipe. Data paths are absolute once it is read; `output` is relative to the current folder."""
+    """A whole recipe. Data paths are absolute once it is read; `output` is relative to the current folder.
+
+    `baselines` says what the metrics stand beside: nothing, the most frequent answer, or also the frozen base with
+    a head alone; `auto` measures that where it costs little.
+    """
 
     base: str = Field(min_length=1)
     task: TaskPart
@@ -115,6 +120,7 @@ class Recipe(_Part):
     method: MethodPart = Field(default_factory=LoraPart)
     objective: ObjectivePart = Field(default_factory=SupervisedPart)
     training: TrainingPart = Field(default_factory=TrainingPart)
+    baselines: Baselines = "auto"
     output: str = Field(min_length=1)
 
 

@@ -170,7 +170,7 @@ class RunFolder:
 
 def identity_of(recipe: Recipe, **facts: Any) -> Identity:
     """What decides a run's result: the recipe's fields, and the facts. Names of places do not."""
-    fields = flattened(recipe.model_dump(mode="json", exclude={"base", "data", "output"}))
+    fields = flattened(recipe.model_dump(mode="json", exclude={"base", "data", "output", "baselines"}))
     return {**{name: value for name, value in fields.items() if name != "training.checkpoint_seconds"}, **facts}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from multigraft_training.baselines import KINDS
 from multigraft_training.batches import Encoded
 from multigraft_training.plots import Predictions, draw_calibration, draw_confusion, draw_loss, draw_metrics
 from multigraft_training.recipe import Recipe
@@ -55,7 +56,7 @@ def write_page(
     parts = [
         f"<h1>{escape(recipe.task.name)}</h1><p>{escape(recipe.task.type)} on {escape(recipe.base)}",
         f"by {escape(recipe.method.name)}: {escape(digest or 'no adapter')}</p>",
-        _table([("metric", "value"), *((name, f"{value:.4f}") for name, value in metrics.items())]),
+        _table(_beside(metrics)),
         *(_image(output / name) for name in plots),
         _table([("epoch", "loss", "validation"), *(_epoch(line) for line in epochs)]),
         f"<pre>{escape(config)}</pre>",
@@ -68,6 +69,15 @@ def _epoch(line: Mapping[str, Any]) -> tuple[str, str, str]:
     told = "  ".join(f"{name} {value:.4f}" for name, value in line["validation"].items())
     best = " (best so far)" if line["is_best"] else ""
     return f"{line['epoch']}{best}", f"{line['loss']:.4f}", told
+
+
+def _beside(metrics: Mapping[str, float]) -> list[Sequence[str]]:
+    """A row for each metric, with a column for each baseline that there is."""
+    kinds = [kind for kind in KINDS if any(name.startswith(f"{kind}_") for name in metrics)]
+    own = [name for name in metrics if not name.startswith(tuple(f"{kind}_" for kind in kinds))]
+    rows = [[name, *(f"{kind}_{name}" for kind in kinds)] for name in own]
+    values = [[f"{metrics[one]:.4f}" if one in metrics else "" for one in row] for row in rows]
+    return [("metric", "value", *kinds), *((name, *row) for name, row in zip(own, values, strict=True))]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

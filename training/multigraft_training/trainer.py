@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from multigraft_training.recipe import TrainingPart
 from multigraft_training.report import Report
 from multigraft_training.run_folder import RunFolder, State
 from multigraft_training.tasks import TrainingTask
+
+T = TypeVar("T")
 
 HEAD = "modules_to_save"
 """What PEFT calls the modules that are trained as they are: a task's head."""
@@ -71,8 +73,8 @@ class Trainer:
             saved = None
         return fit
 
-    def evaluate(self, compute: Callable[[Any, Batches], dict[str, float]]) -> dict[str, float]:
-        """The metrics that `compute` finds of the model as it is, in evaluation."""
+    def evaluate(self, compute: Callable[[Any, Batches], T]) -> T:
+        """What `compute` finds of the model as it is, in evaluation."""
         self.model.eval()
         with torch.inference_mode(), self._autocast():
             return compute(self.model, self._batches)

@@ -35,6 +35,7 @@ __all__ = [
     "Objective",
     "ObjectiveSetup",
     "Stage",
+    "SupervisedObjective",
     "augmented",
     "check_fields",
     "make_objective",

@@ -111,6 +111,10 @@ class ClassificationTask:
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return self._problem.score(metrics)
 
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        learnt, targets = (torch.tensor([one.targets for one in examples]) for examples in (train, split))
+        return self._problem.metrics(self._problem.majority(learnt).expand(len(split), -1), targets)
+
     def manifest_fields(self) -> dict[str, Any]:
         return {
             "task_type": self.task_type,

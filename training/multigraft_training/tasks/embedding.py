@@ -84,6 +84,9 @@ class EmbeddingTask:
         first = metrics["spearman"] if "spearman" in metrics else metrics["accuracy"]
         return (first, -metrics["loss"])
 
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        return {}
+
     def manifest_fields(self) -> dict[str, Any]:
         head = {"kind": "embedding", "pooling": "mean", "normalize": True}
         return {"task_type": "feature-extraction", "head": head}

@@ -77,6 +77,9 @@ class GenerationTask:
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (-metrics["loss"],)
 
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        return {}
+
     def manifest_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"task_type": "text-generation", "head": {"kind": "generation"}}
         return fields if self._setup.prompt is None else {**fields, "prompt": self._setup.prompt}

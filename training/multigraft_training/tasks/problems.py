@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,6 +40,10 @@ class Problem(Protocol):
         """What the best epoch has most of."""
         ...
 
+    def majority(self, targets: Tensor) -> Tensor:
+        """The logits (labels,) that fit targets (rows, targets of a row) best, whatever a row says."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SingleLabel:
@@ -60,6 +65,9 @@ class SingleLabel:
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (metrics["accuracy"], -metrics["loss"])
+
+    def majority(self, targets: Tensor) -> Tensor:
+        return torch.bincount(targets[:, 0], minlength=len(self.ids)).float().log()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,9 @@ class MultiLabel:
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (metrics["micro_f1"], -metrics["loss"])
 
+    def majority(self, targets: Tensor) -> Tensor:
+        return targets.mean(dim=0).logit()
+
 
 @dataclass(frozen=True, slots=True)
 class Regression:
@@ -104,6 +115,9 @@ class Regression:
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (-metrics["loss"],)
+
+    def majority(self, targets: Tensor) -> Tensor:
+        return targets.mean(dim=0)
 
 
 def problem_of(name: ProblemType, labels: Sequence[str]) -> Problem:

@@ -84,6 +84,9 @@ class SpansTask:
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (metrics["f1"], metrics["exact_match"], -metrics["loss"])
 
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        return {}
+
     def manifest_fields(self) -> dict[str, Any]:
         return {"task_type": "question-answering", "head": {"kind": "spans"}}
 

@@ -71,6 +71,11 @@ class TrainingTask(Protocol):
         """What the best epoch has most of."""
         ...
 
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        """The metrics on a split of the one answer that fits train best, whatever the input; none where no one
+        answer could be given to all."""
+        ...
+
     def manifest_fields(self) -> dict[str, Any]:
         """The task's part of the manifest: `task_type` and what belongs to it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,13 @@ class TokensTask:
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return (metrics["entity_f1"], metrics["accuracy"], -metrics["loss"])
+
+    def majority(self, train: Sequence[Encoded], split: Sequence[Encoded]) -> dict[str, float]:
+        counts = Counter(target for one in train for target in one.targets if target != IGNORED)
+        best = self._setup.labels[int(counts.most_common(1)[0][0])]
+        truth = [[int(target) for target in one.targets if target != IGNORED] for one in split]
+        tags = [[self._setup.labels[target] for target in row] for row in truth]
+        return tag_metrics([[best] * len(row) for row in tags], tags, 0.0)
 
     def manifest_fields(self) -> dict[str, Any]:
         return {
