@@ -9,6 +9,8 @@ MultigraftError
 │   ├── InvalidRecipeError          invalid_recipe
 │   └── InvalidDataError            invalid_data
 ├── PayloadTooLargeError            payload_too_large
+├── HeadTooLargeError               head_too_large
+├── RequestTimeoutError             request_timeout: the client takes too long to send
 ├── AuthenticationError             invalid_api_key
 ├── PermissionDeniedError           permission_denied
 ├── QuotaError                      rate_limit_exceeded
@@ -123,6 +125,18 @@ class PayloadTooLargeError(MultigraftError):
     """The body is larger than the cap."""
 
     code = "payload_too_large"
+
+
+class HeadTooLargeError(MultigraftError):
+    """The request's line and headers are larger than the cap."""
+
+    code = "head_too_large"
+
+
+class RequestTimeoutError(MultigraftError):
+    """The client takes too long to send its request."""
+
+    code = "request_timeout"
 
 
 class AuthenticationError(MultigraftError):

@@ -197,6 +197,7 @@ def _middleware(settings: ServerSettings, drain: Drain, console: FastAPI) -> lis
             max_upload_bytes=settings.max_upload_bytes,
             max_file_bytes=settings.max_file_bytes,
             timeout_seconds=settings.body_timeout_seconds,
+            whole_seconds=settings.request_timeout_seconds,
         ),
     ]
 

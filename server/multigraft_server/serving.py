@@ -10,9 +10,9 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.config import LOGGING_CONFIG
 
 from multigraft_adapters.errors import BindError, SetupError
+from multigraft_server.api.connections import Patience, connections
 from multigraft_server.logs import log_event
 from multigraft_server.parts import Parts
 from multigraft_server.settings import ServerSettings
@@ -20,6 +20,9 @@ from multigraft_server.settings import ServerSettings
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 """Longer than the minute for which proxies commonly keep idle connections."""
+
+SEND_BYTES = 256 * 1024
+"""What the system keeps of an answer that its client does not read; the system's own bound is 16 times as much."""
 
 FLUSH_SECONDS = 5
 """How long the last bytes may take to leave when all answers have ended."""
@@ -37,6 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise BindError(f"the address {host} is not one of this machine: {error.strerror}") from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # its connections inherit it
         bound.bind(address)
     except OSError as error:
         bound.close()
@@ -86,27 +90,30 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def run(app: FastAPI, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> bool:
-    """Serve until a signal ends it; whether a second one did.
-
-    Raises BindError or SetupError when the server could not start, and EngineStoppedError when the engine has
-    ended by itself: then the process must be started again.
-    """
-    config = uvicorn.Config(
+def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
         app,
         loop="auto",
-        http="httptools",
+        http=connections(Patience(settings.body_timeout_seconds, settings.stall_seconds)),
         ws="none",
         lifespan="on",
         log_level="warning",
-        log_config=None if settings.log_format == "json" else LOGGING_CONFIG,
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
-    server = Server(config, on_ready, app.state.parts)
+
+
+def run(app: FastAPI, settings: ServerSettings, bound: socket.socket, on_ready: Callable[[], None]) -> bool:
+    """Serve until a signal ends it; whether a second one did.
+
+    Raises BindError or SetupError when the server could not start, and EngineStoppedError when the engine has
+    ended by itself: then the process must be started again.
+    """
+    server = Server(uvicorn_config(app, settings), on_ready, app.state.parts)
     try:
         server.run(sockets=[bound])
     except OSError as error:

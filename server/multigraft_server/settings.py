@@ -104,6 +104,9 @@ class ServerSettings(BaseModel):
     max_file_bytes: Annotated[Bytes, Field(description="cap of an uploaded file of training data")] = 64 * MiB
     max_uploads: Annotated[int, Field(ge=1, le=256, description="uploads at once; further ones are a 503")] = 4
     body_timeout_seconds: Annotated[Seconds, Field(description="longest silence inside a body")] = 30.0
+    stall_seconds: Annotated[
+        Seconds, Field(description="time that a client may leave its answer unread, before it is cut off")
+    ] = 30.0
     request_timeout_seconds: Annotated[Seconds, Field(description="deadline of an inference request")] = 600.0
     step_watchdog_seconds: Annotated[
         Seconds, Field(description="time of a step after which the process counts as dead")

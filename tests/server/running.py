@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -24,7 +23,7 @@ from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
-from multigraft_server.serving import Server, bind, url_of
+from multigraft_server.serving import Server, bind, url_of, uvicorn_config
 from multigraft_server.settings import ServerSettings
 from tests.server.made import adapter_files
 
@@ -86,15 +85,8 @@ def listening(app: FastAPI) -> Iterator[str]:
     """The URL of an application that is served by uvicorn in a thread."""
     bound = bind("127.0.0.1", 0)
     ready = threading.Event()
-    config = uvicorn.Config(
-        app,
-        loop="auto",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_level="error",
-        timeout_graceful_shutdown=1,
-    )
+    config = uvicorn_config(app, app.state.parts.settings)
+    config.timeout_graceful_shutdown = 1
     server = Server(config, ready.set, app.state.parts)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()

@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -77,12 +77,12 @@ def test_a_body_of_the_cap_s_size_is_read(served: Served) -> None:
         assert read_answer(connection)[0] == 200
 
 
-def test_a_body_that_stops_halfway_is_a_400_after_the_time_limit(served: Served) -> None:
+def test_a_body_that_stops_halfway_is_a_408_after_the_time_limit(served: Served) -> None:
     with connected(served) as connection:
         started = time.monotonic()
         connection.sendall(head(100) + b'{"inputs":')
         status, headers, body = read_answer(connection)
-        assert status == 400
+        assert status == 408
         assert "halfway" in json.loads(body)["error"]["message"]
         assert headers["connection"] == "close"
         assert 0.2 < time.monotonic() - started < 5
@@ -112,3 +112,56 @@ def test_what_is_no_http_ends_its_own_connection_only(served: Served) -> None:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert served.http.get("/health/ready").status_code == 200
+
+
+def test_a_body_that_comes_too_slowly_is_a_408_however_steadily_it_comes(serve: Serve) -> None:
+    served = serve(body_timeout_seconds=5.0, request_timeout_seconds=0.4)
+    with connected(served) as connection:
+        connection.sendall(head(1000))
+        answered, started = b"", time.monotonic()
+        connection.settimeout(0.1)
+        while not answered and time.monotonic() - started < 10:
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                answered = connection.recv(65536)
+        assert answered.startswith(b"HTTP/1.1 408")
+        assert b"too slowly" in answered
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[f"x-{number}: 1" for number in range(200)], ["x-long: " + "a" * 100_000]],
+    ids=["many", "long"],
+)
+def test_a_head_over_the_cap_is_a_431_in_the_one_shape(served: Served, lines: list[str]) -> None:
+    with connected(served) as connection:
+        connection.sendall(head(2, *lines) + b"{}")
+        status, headers, body = read_answer(connection)
+        assert (status, headers["connection"]) == (431, "close")
+        assert json.loads(body)["error"]["code"] == "head_too_large"
+
+
+def test_a_head_without_an_end_is_refused_before_it_takes_memory(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nx: ")
+        with suppress(ConnectionError):
+            for _ in range(40):
+                connection.sendall(b"a" * 4096)
+                time.sleep(0.005)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: "], ids=["nothing", "half a head"])
+def test_a_connection_that_sends_no_head_is_closed_in_time(served: Served, sent: bytes) -> None:
+    with connected(served) as connection:
+        connection.sendall(sent)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408") if sent else answer == b""
+
+
+def test_a_kept_connection_may_idle_longer_than_a_head_may_take(served: Served) -> None:
+    with connected(served) as connection:
+        for _ in range(2):
+            connection.sendall(head(2) + b"{}")
+            assert read_answer(connection)[0] == 400
+            time.sleep(0.5)

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -120,3 +121,29 @@ def test_a_server_that_stops_ends_its_streams_with_an_error(serve: Serve) -> Non
         served.parts.engine.stop()
         last = list(lines)[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+
+
+def test_a_client_that_does_not_read_its_stream_is_cut_off_and_frees_its_rows(serve: Serve) -> None:
+    served = serve(stall_seconds=0.5)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", int(served.url.rpartition(":")[2])))
+        send(connection, "/v1/completions", {**LONG, "prompt": ["a"] * 64, "stream": True})
+        wait_for(lambda: served.counted(task="tiny-llama", outcome="cancelled") == 1, 60)
+        wait_for(lambda: served.parts.engine.snapshot().running == 0 and served.parts.leases.total == 0)
+        with suppress(ConnectionError):  # what it had not read may still come, and then the end
+            while connection.recv(65536):
+                pass
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_stream(serve: Serve) -> None:
+    served = serve(stall_seconds=2.0)
+    body = {**LONG, "prompt": ["a"] * 16, "stream": True}
+    with served.http.stream("POST", "/v1/completions", json=body) as response:
+        lines: list[str] = []
+        for line in response.iter_lines():
+            if line and len(lines) % 400 == 0:
+                time.sleep(0.1)
+            lines.append(line)
+    assert "data: [DONE]" in lines

@@ -15,7 +15,7 @@ from multigraft_server.api.problems import PROBLEMS, error_body, error_response
 from tests.server.conftest import Serve
 from tests.server.running import Served
 
-ALLOWED_STATUSES = {400, 401, 403, 404, 405, 409, 413, 429, 499, 500, 502, 503, 504}
+ALLOWED_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 499, 500, 502, 503, 504}
 
 
 def every_class(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import re
+import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,6 +20,8 @@ from multigraft_server.trails import TRAIL, Trail
 REQUEST_ID = "x-request-id"
 UPLOAD_PATH_END = "/versions"
 FILES_PATH = "/v1/files"
+SLOWEST_BYTES = 16 * 1024
+"""Per second; a body that comes faster in the long run is waited for, however large it is."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Asked every few seconds by machines: logged only where they fail."""
@@ -93,7 +96,8 @@ class TakeWork:
 
 
 class GuardBody:
-    """Bounds what a body may cost: its bytes, and the silence between two pieces of it.
+    """Bounds what a body may cost: its bytes, the silence between two pieces of it, and the seconds that all of it
+    takes: `whole_seconds`, and one more for each `SLOWEST_BYTES` that came.
 
     Multipart bodies sent to where versions or files are uploaded have caps of their own. A body whose declared
     length is over the cap is refused before it is read; otherwise `receive` raises. These are HTTPExceptions,
@@ -101,13 +105,20 @@ class GuardBody:
     """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, max_file_bytes: int, timeout_seconds: float
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_upload_bytes: int,
+        max_file_bytes: int,
+        timeout_seconds: float,
+        whole_seconds: float,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
         self._max_file_bytes = max_file_bytes
         self._timeout_seconds = timeout_seconds
+        self._whole_seconds = whole_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,13 +140,14 @@ class GuardBody:
         return self._max_bytes
 
     def _guarded(self, receive: Receive, limit: int) -> Receive:
-        size, is_complete = 0, False
+        size, is_complete, started = 0, False, time.monotonic()
 
         async def guarded() -> Message:
             nonlocal size, is_complete
             if is_complete:
                 return await receive()
-            message = await self._in_time(receive)
+            left = self._whole_seconds + size / SLOWEST_BYTES - (time.monotonic() - started)
+            message = await self._in_time(receive, left)
             size += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             if size > limit:
@@ -144,14 +156,16 @@ class GuardBody:
 
         return guarded
 
-    async def _in_time(self, receive: Receive) -> Message:
+    async def _in_time(self, receive: Receive, left: float) -> Message:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(min(self._timeout_seconds, left)):
                 return await receive()
         except TimeoutError:
-            # The rest of the body may still come, so the connection cannot carry another request.
             detail = f"the body stopped halfway: nothing came for {self._timeout_seconds:g} s"
-            raise HTTPException(400, detail, {"connection": "close"}) from None
+            if left < self._timeout_seconds:
+                detail = f"the body came too slowly: it has {self._whole_seconds:g} s, and more if it is large"
+            # The rest of the body may still come, so the connection cannot carry another request.
+            raise HTTPException(408, detail, {"connection": "close"}) from None
 
 
 def _too_large(limit: int) -> HTTPException:

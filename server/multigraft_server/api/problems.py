@@ -47,6 +47,8 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.InvalidRecipeError: _INVALID,
     errors.InvalidDataError: _INVALID,
     errors.PayloadTooLargeError: Problem(413, "invalid_request_error"),
+    errors.HeadTooLargeError: Problem(431, "invalid_request_error"),
+    errors.RequestTimeoutError: Problem(408, "timeout_error"),
     errors.AuthenticationError: Problem(401, "authentication_error"),
     errors.PermissionDeniedError: Problem(403, "permission_error"),
     errors.QuotaError: Problem(429, "rate_limit_error"),
@@ -144,6 +146,9 @@ def _headers(error: errors.MultigraftError, status: int, retry_after_seconds: in
     return headers
 
 
+_KINDS = {408: errors.RequestTimeoutError, 413: errors.PayloadTooLargeError}
+
+
 def _from_http(error: HTTPException) -> errors.MultigraftError:
     """What the framework raises: no such route or method, and what the guard of bodies refuses."""
     headers = error.headers or {}
@@ -152,8 +157,7 @@ def _from_http(error: HTTPException) -> errors.MultigraftError:
     if error.status_code == 405:
         allowed = next((value for name, value in headers.items() if name.lower() == "allow"), "")
         return errors.MethodNotAllowedError(f"this route takes {allowed or 'another method'}", headers=headers)
-    kind = errors.PayloadTooLargeError if error.status_code == 413 else errors.InvalidRequestError
-    return kind(error.detail, headers=headers)
+    return _KINDS.get(error.status_code, errors.InvalidRequestError)(error.detail, headers=headers)
 
 
 def _from_validation(error: RequestValidationError) -> errors.MultigraftError:

@@ -33,6 +33,7 @@ def create_console(parts: Parts) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         max_file_bytes=settings.max_file_bytes,
         timeout_seconds=settings.body_timeout_seconds,
+        whole_seconds=settings.request_timeout_seconds,
     )
     app = FastAPI(
         openapi_url=None,
