@@ -19,7 +19,7 @@ from multigraft_server.trails import TRAIL, Trail
 
 REQUEST_ID = "x-request-id"
 UPLOAD_PATH_END = "/versions"
-FILES_PATH = "/v1/files"
+FILES_PATH_END = "/files"
 SLOWEST_BYTES = 16 * 1024
 """Per second; a body that comes faster in the long run is waited for, however large it is."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -135,7 +135,7 @@ class GuardBody:
         if headers.get("content-type", "").lower().startswith("multipart/"):
             if path.endswith(UPLOAD_PATH_END):
                 return self._max_upload_bytes
-            if path == FILES_PATH:
+            if path.endswith(FILES_PATH_END):
                 return self._max_file_bytes
         return self._max_bytes
 

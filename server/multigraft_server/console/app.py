@@ -12,16 +12,25 @@ from multigraft_adapters.errors import AuthenticationError, MultigraftError
 from multigraft_server.api.auth import without_other_names
 from multigraft_server.api.middleware import GuardBody, TakeWork
 from multigraft_server.api.problems import as_ours, error_response
-from multigraft_server.console import login, static, tasks
+from multigraft_server.console import jobs, keys, login, playground, static, tasks, uploading
 from multigraft_server.console.assets import Assets
 from multigraft_server.console.attempts import Attempts
 from multigraft_server.console.gate import Gate
+from multigraft_server.console.kept import Kept, Once
 from multigraft_server.console.pages import Console, make_templates
 from multigraft_server.console.sessions import Messages, Sessions
 from multigraft_server.console.view import LIVE, authorise, view_of
 from multigraft_server.parts import Parts
 
-ROUTERS: tuple[APIRouter, ...] = (login.router, static.router, tasks.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    login.router,
+    static.router,
+    tasks.router,
+    uploading.router,
+    jobs.router,
+    playground.router,
+    keys.router,
+)
 
 
 def create_console(parts: Parts) -> FastAPI:
@@ -44,7 +53,9 @@ def create_console(parts: Parts) -> FastAPI:
     )
     assets = Assets()
     app.state.parts = parts
-    app.state.console = Console(Sessions(parts.keyring), Messages(), Attempts(), assets, make_templates(assets))
+    app.state.console = Console(
+        Sessions(parts.keyring), Messages(), Attempts(), assets, make_templates(assets), Kept(), Once()
+    )
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
     for kind in (MultigraftError, HTTPException, RequestValidationError):

@@ -11,6 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from multigraft_adapters import __version__
 from multigraft_server.console.assets import Assets
 from multigraft_server.console.attempts import Attempts
+from multigraft_server.console.kept import Kept, Once
+from multigraft_server.console.reports import Told
 from multigraft_server.console.sessions import Messages, Sessions
 
 FOLDER = Path(__file__).parent / "templates"
@@ -25,6 +27,8 @@ class Console:
     attempts: Attempts
     assets: Assets
     templates: Environment
+    reports: Kept[Told]
+    once: Once
 
 
 def make_templates(assets: Assets) -> Environment:

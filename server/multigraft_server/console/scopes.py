@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from multigraft_adapters.registry.keys import ADMIN
+from multigraft_adapters.registry.keys import ADMIN, INFER
 from multigraft_server.api.scopes import ANY
 
 OPEN_ROUTES = frozenset({"GET /console/login", "POST /console/login", "GET /console/static/{name}"})
@@ -14,6 +14,19 @@ SCOPES: dict[str, str] = {
     "GET /console/": ANY,
     "POST /console/logout": ANY,
     "GET /console/tasks": ANY,
+    "GET /console/playground": INFER,
+    "POST /console/playground/chat": INFER,
+    "GET /console/upload": "upload",
+    "POST /console/upload/versions": "upload",
+    "GET /console/upload/reports/{id}": "upload",
+    "GET /console/jobs": "train",
+    "GET /console/jobs/live": "train",
+    "GET /console/jobs/new": "train",
+    "POST /console/jobs/files": "train",
+    "GET /console/jobs/{job_id}": "train",
+    "GET /console/jobs/{job_id}/live": "train",
+    "GET /console/jobs/{job_id}/{change}": "train",
+    "POST /console/jobs/{job_id}/{change}": "train",
 }
 
 

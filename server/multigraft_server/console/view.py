@@ -16,7 +16,7 @@ from multigraft_adapters.errors import (
     MultigraftError,
     PermissionDeniedError,
 )
-from multigraft_adapters.registry.keys import ADMIN
+from multigraft_adapters.registry.keys import ADMIN, INFER
 from multigraft_adapters.registry.names import unknown_task
 from multigraft_server.access.callers import Caller
 from multigraft_server.api.auth import without_other_names
@@ -31,6 +31,8 @@ ACTOR = "console"
 """Who events name, with the caller's key behind it."""
 LIVE = "x-console-live"
 """The header of a request for a part of a page, which is answered with a status instead of another page."""
+NEXT = "x-console-next"
+"""The header by which a script is told which page follows."""
 THEMES = ("light", "dark")
 CSRF = "csrf"
 URL_ENCODED = "application/x-www-form-urlencoded"
@@ -46,7 +48,13 @@ class Entry:
     scope: str
 
 
-NAVIGATION = (Entry("tasks", "Tasks", "/console/tasks", ANY),)
+NAVIGATION = (
+    Entry("tasks", "Tasks", "/console/tasks", ANY),
+    Entry("playground", "Playground", "/console/playground", INFER),
+    Entry("upload", "Upload", "/console/upload", "upload"),
+    Entry("jobs", "Training", "/console/jobs", "train"),
+    Entry("keys", "Keys", "/console/keys", ADMIN),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,9 @@ class View:
         self.console.messages.put(self.visitor.token, Message(kind, text))
 
     def go(self, path: str) -> Response:
-        """To another page, with GET."""
+        """To another page, with GET. A script is told its address, so that messages wait for the page."""
+        if LIVE in self.request.headers:
+            return Response(status_code=204, headers={NEXT: path})
         return RedirectResponse(path, 303)
 
     async def act(self, change: Awaitable[object], done: str, *, to: str) -> Response:

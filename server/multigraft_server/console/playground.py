@@ -1,0 +1,192 @@
+"""One input to several tasks or versions, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from multigraft_adapters.errors import InvalidRequestError, MultigraftError
+from multigraft_adapters.registry import PRODUCTION
+from multigraft_server.api import openai_chat
+from multigraft_server.api.openai_schemas import ChatBody
+from multigraft_server.api.predict import Outcome, predict_entries
+from multigraft_server.api.schemas import Entry
+from multigraft_server.api.terms import Asking
+from multigraft_server.calls import Target
+from multigraft_server.console.outputs import Shown, inputs_of, shown_of
+from multigraft_server.console.view import View, ViewDep
+
+MAX_COLUMNS = 8
+MAX_CHARS = 8_000
+"""Of an input, which is a part of the page's address."""
+USUAL_TOKENS = 128
+SLOTS = 4
+"""Fields for references on a page that asks fewer."""
+
+router = APIRouter(prefix="/console")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What one reference answered, or why not. A `chat` is filled by the browser, or whole where it has no
+    scripts."""
+
+    ref: str
+    target: Target | None = None
+    problem: str = ""
+    shown: Shown | None = None
+    is_chat: bool = False
+    seconds: float | None = None
+    version: int | None = None
+    digest: str = ""
+    step_adapters: int = 0
+
+
+@router.get("/playground")
+async def play(
+    view: ViewDep,
+    ref: Annotated[list[str] | None, Query()] = None,
+    text: Annotated[str, Query(max_length=MAX_CHARS)] = "",
+    second: Annotated[str, Query(max_length=MAX_CHARS)] = "",
+    tokens: Annotated[int, Query(ge=1, le=4096)] = USUAL_TOKENS,
+    whole: bool = False,
+) -> Response:
+    """The form and, where the address says what is asked, every answer."""
+    refs = list(dict.fromkeys(one.strip() for one in ref or () if one.strip()))
+    if len(refs) > MAX_COLUMNS:
+        raise InvalidRequestError(f"at most {MAX_COLUMNS} are asked side by side", param="ref")
+    columns: list[Column] = []
+    if refs and text.strip():
+        async with _counted(view):
+            columns = await _ask_all(view, refs, text, second.strip(), tokens if whole else None)
+    return view.page(
+        "playground.html",
+        at="playground",
+        columns=columns,
+        fields=[*refs, *[""] * max(1, SLOTS - len(refs))][:MAX_COLUMNS],
+        known=await asyncio.to_thread(_references, view),
+        text=text,
+        second=second,
+        tokens=tokens,
+        whole_address=view.request.url.include_query_params(whole="true").query,
+    )
+
+
+@router.post("/playground/chat")
+async def chat(body: ChatBody, view: ViewDep) -> Response:
+    """The API's chat completions, for the page's scripts: whole or streamed."""
+    return await openai_chat.chat(body, view.request, _asking(view), view.parts)
+
+
+@asynccontextmanager
+async def _counted(view: View) -> AsyncIterator[None]:
+    """A page that asks counts against the key's limits as a request to the API does. Raises QuotaError."""
+    limits = view.caller.limits
+    if limits is None:
+        yield
+        return
+    with limits.admitted():
+        yield
+
+
+def _asking(view: View) -> Asking:
+    return Asking(None, None, view.caller)
+
+
+async def _ask_all(view: View, refs: Sequence[str], text: str, second: str, tokens: int | None) -> list[Column]:
+    """A column for each reference. All that is no chat is asked at once, so that one step may compute it; chats
+    are answered here when `tokens` says how long they may be, else by the browser."""
+    columns = list(await asyncio.gather(*(asyncio.to_thread(_column, view, ref) for ref in refs)))
+    entries: dict[int, Entry] = {}
+    for place, column in enumerate(columns):
+        if column.target is None or column.is_chat:
+            continue
+        try:
+            inputs, parameters = inputs_of(column.target, text, second)
+        except InvalidRequestError as error:
+            columns[place] = replace(column, problem=error.message)
+            continue
+        entries[place] = Entry(task=column.ref, inputs=inputs, parameters=parameters)
+    outcomes = await predict_entries(view.parts, list(entries.values()), _asking(view), view.request)
+    for place, outcome in zip(entries, outcomes, strict=True):
+        columns[place] = _answered(columns[place], text, outcome)
+    if tokens is not None:
+        for place, column in enumerate(columns):
+            if column.is_chat and not column.problem:
+                columns[place] = await _whole(view, column, text, tokens)
+    return columns
+
+
+def _column(view: View, ref: str) -> Column:
+    """The column of a reference before it is asked."""
+    try:
+        target = view.parts.router.resolve(ref, view.caller)
+    except MultigraftError as error:
+        return Column(ref, problem=view.told(error))
+    is_base = target.version is None and view.parts.spec.family == "decoder"
+    return Column(
+        ref,
+        target,
+        is_chat=is_base or target.task_type == "text-generation",
+        version=target.number if target.version else None,
+        digest=target.digest,
+    )
+
+
+def _answered(column: Column, text: str, outcome: Outcome) -> Column:
+    assert column.target is not None  # or it had not been asked
+    result = outcome.result
+    if "error" in result:
+        return replace(column, problem=result["error"]["message"])
+    return replace(
+        column,
+        shown=shown_of(column.target, text, result["output"]),
+        seconds=outcome.seconds,
+        version=result["version"],
+        digest=result["adapter"],
+        step_adapters=outcome.step_adapters,
+    )
+
+
+async def _whole(view: View, column: Column, text: str, tokens: int) -> Column:
+    """The column of a chat, answered whole."""
+    body = ChatBody.model_validate(
+        {"model": column.ref, "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+    )
+    began = asyncio.get_running_loop().time()
+    try:
+        answer = await openai_chat.chat(body, view.request, _asking(view), view.parts)
+    except MultigraftError as error:
+        return replace(column, problem=view.told(error))
+    said: dict[str, Any] = json.loads(bytes(answer.body))
+    headers = answer.headers
+    number = headers["x-multigraft-version"]
+    return replace(
+        column,
+        shown=Shown(text=said["choices"][0]["message"]["content"]),
+        seconds=asyncio.get_running_loop().time() - began,
+        version=int(number) if number.isdigit() else None,
+        digest=headers["x-multigraft-adapter"],
+    )
+
+
+def _references(view: View) -> list[tuple[str, str]]:
+    """What may be asked, with its task type: tasks by name, by alias and by version, and the base."""
+    caller, spec = view.caller, view.parts.spec
+    found = [(spec.name, "the base")] if spec.family == "decoder" and caller.may_infer_base(spec.name) else []
+    for task in view.parts.registry.tasks():
+        if not caller.may_infer(task.name):
+            continue
+        types = {version.number: version.task_type for version in task.versions if version.retired_at is None}
+        for alias in task.aliases:
+            name = task.name if alias.name == PRODUCTION else f"{task.name}@{alias.name}"
+            found.append((name, types.get(alias.version, "")))
+        found += [(f"{task.name}@{number}", types[number]) for number in sorted(types, reverse=True)]
+    return found

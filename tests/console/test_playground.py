@@ -1,0 +1,121 @@
+"""The playground: one input to several tasks, side by side, by its address alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.console.people import OWN, log_in, made_key, visitor
+from tests.server.conftest import TAGS, LoadTiny, Serve
+from tests.server.running import Served, serving
+
+HOSTILE = "<script>alert(1)</script>"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+@pytest.fixture(scope="module")
+def open_server(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server without keys, over a tiny decoder."""
+    with serving(load_tiny("llama"), tmp_path_factory.mktemp("playground")) as served:
+        served.add("topic", "text-classification", seed=1)
+        served.add("topic", "text-classification", seed=2, labels=(HOSTILE, "b", "c"))
+        served.add("entities", "token-classification", seed=5, labels=TAGS)
+        served.add("answer", "question-answering", seed=6)
+        served.add("vector", "feature-extraction", seed=4)
+        served.add("style", "text-generation", seed=3, prompt="Be brief.")
+        yield served
+
+
+def play(http: httpx.Client, *refs: str, text: str = "Alice is in Paris", **more: Any) -> str:
+    response = http.get("/console/playground", params={"ref": list(refs), "text": text, **more})
+    assert response.status_code == 200
+    return response.text
+
+
+def columns(page: str) -> dict[str, str]:
+    """The columns' HTML by the names that they show."""
+    parts = page.split('<section class="card column"')[1:]
+    named = {re.findall(r"data-name>([^<]*)<", part)[0]: part for part in parts}
+    assert len(named) == len(parts)
+    return named
+
+
+def test_every_task_type_is_shown_in_its_own_way(open_server: Served) -> None:
+    page = play(open_server.http, "topic", "topic@1", "entities", "answer", "vector", second="who?")
+    shown = columns(page)
+    assert list(shown) == ["topic@2", "topic@1", "entities@1", "answer@1", "vector@1"]
+    output = open_server.predict("topic@1", {"text": "Alice is in Paris", "text_pair": "who?"}).json()
+    for one in output[0]:
+        assert one["label"] in shown["topic@1"] and f"{one['score']:.4f}" in shown["topic@1"]
+    entities = open_server.predict("entities", "Alice is in Paris", {"aggregation_strategy": "simple"}).json()
+    assert entities and shown["entities@1"].count("<mark>") == len(entities)
+    best = open_server.predict("answer", {"question": "who?", "context": "Alice is in Paris"}).json()
+    assert f"<mark>{best['answer']}<span" in shown["answer@1"]
+    assert "similarity to the second text" in shown["vector@1"] and "norm 1.0000" in shown["vector@1"]
+    for part in shown.values():
+        assert re.search(r"data-digest title=\"sha256:[0-9a-f]{64}\">[0-9a-f]{12}<", part)
+        assert re.search(r"data-latency>[0-9.]+ m?s( · [2-5] adapters in its step)?<", part)
+
+
+def test_whatever_is_in_texts_and_labels_is_escaped(open_server: Served) -> None:
+    page = play(open_server.http, "topic", "entities", HOSTILE, text=HOSTILE, second=HOSTILE)
+    assert HOSTILE not in page and page.count(ESCAPED) > 4
+    assert "lt;script" in columns(page)["topic@2"], "the label"
+
+
+def test_what_has_no_answer_says_so_in_its_column(open_server: Served) -> None:
+    shown = columns(play(open_server.http, "topic", "topic@9", "nobody", "answer"))
+    assert "has no version 9" in shown["topic@9"] and "no task is named" in shown["nobody"]
+    assert "write one into the second field" in shown["answer@1"] and "score-value" in shown["topic@2"]
+    shown = columns(play(open_server.http, "topic", text="word " * 1500))
+    assert "takes at most" in shown["topic@2"], "an input that is too long"
+
+
+def test_a_chat_streams_for_scripts_and_is_whole_without_them(open_server: Served) -> None:
+    page = play(open_server.http, "style", "tiny-llama", tokens="5")
+    assert page.count("data-chat") == 2 and page.count("<noscript>") == 2
+    link = re.search(r'href="(/console/playground\?[^"]*whole=true)"', page)
+    assert link
+    shown = columns(open_server.http.get(link[1].replace("&amp;", "&")).text)
+    body = {"model": "style", "messages": [{"role": "user", "content": "Alice is in Paris"}], "max_tokens": 5}
+    said = open_server.post("/v1/chat/completions", body | {"temperature": 0}).json()
+    assert list(shown) == ["style@1", "tiny-llama"] and said["choices"][0]["message"]["content"]
+    for part in shown.values():
+        assert "data-chat" not in part and re.search(r'class="answer">.+</p>', part, re.DOTALL)
+    token = re.search(r'data-csrf="([0-9a-f]{64})"', page)
+    assert token
+    stream = open_server.post(f"/console/playground/chat?csrf={token[1]}", body | {"stream": True})
+    assert stream.text.endswith("data: [DONE]\n\n") and stream.headers["x-multigraft-version"] == "1"
+    assert open_server.post("/console/playground/chat", body).status_code == 403, "the token is needed"
+
+
+def test_an_address_alone_brings_the_same_page(open_server: Served) -> None:
+    assert "data-latency" not in open_server.http.get("/console/playground").text
+    page = play(open_server.http, "topic", "topic", " ", text=" a ")
+    assert list(columns(page)) == ["topic@2"], "one that is named twice is asked once"
+    assert page.count('value="topic"') >= 1 and '<option value="entities@1">token-classification' in page
+    many = open_server.http.get("/console/playground", params={"ref": [f"t{i}" for i in range(9)], "text": "a"})
+    assert many.status_code == 400 and "side by side" in many.text
+    assert open_server.http.get("/console/playground", params={"text": "a" * 9000}).status_code == 400
+
+
+def test_a_restricted_key_asks_its_tasks_alone_and_pays_for_what_it_asks(serve: Serve) -> None:
+    served = serve(api_key=OWN)
+    served.http.headers["authorization"] = f"Bearer {OWN}"
+    for task in ("mine", "theirs"):
+        served.add(task, "text-classification")
+    secret = made_key(served, "infer:mine", requests_per_minute=2)["key"]
+    with visitor(served) as http:
+        log_in(http, secret)
+        page = play(http, "mine", "theirs", "tiny-llama", "nobody")
+        shown = columns(page)
+        assert "score-value" in shown["mine@1"] and '<option value="theirs' not in page
+        for name in ("theirs", "tiny-llama", "nobody"):
+            assert "there is no such task" in shown[name]
+        assert http.get("/console/playground").status_code == 200, "looking costs nothing"
+        play(http, "mine")
+        assert http.get("/console/playground", params={"ref": "mine", "text": "a"}).status_code == 429
