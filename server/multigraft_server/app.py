@@ -52,6 +52,7 @@ from multigraft_server.following import Follower
 from multigraft_server.gauges import StateCollector
 from multigraft_server.health import Health
 from multigraft_server.images import ImageReader
+from multigraft_server.latencies import Latencies
 from multigraft_server.leases import Leases
 from multigraft_server.merging import Merging
 from multigraft_server.metrics import Metrics
@@ -155,6 +156,7 @@ def _make_parts(
         keyring=Keyring(registry, settings.api_key),
         store=store,
         metrics=metrics,
+        latencies=Latencies(metrics),
         leases=leases,
         residency=Residency(registry, engine, leases, retire_seconds=settings.retire_seconds),
         merging=merging,
@@ -214,7 +216,13 @@ def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     parts: Parts = app.state.parts
-    tended = (parts.keyring.refresh, parts.residency.tend, parts.merging.tend, Trimmer().tend)
+    tended = (
+        parts.keyring.refresh,
+        parts.residency.tend,
+        parts.merging.tend,
+        parts.latencies.tend,
+        Trimmer().tend,
+    )
     follower = Follower(parts.registry, *tended)
     parts.engine.start()
     parts.watchdog.start()

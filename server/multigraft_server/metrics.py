@@ -13,6 +13,7 @@ import threading
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.samples import Sample
 
 OTHER = "__other__"
 """The label of all tasks beyond the cap."""
@@ -63,6 +64,10 @@ class TaskLabels:
             if len(self._known) < self._limit:
                 self._known.add(task)
         return task if task in self._known else OTHER
+
+
+def _samples(family: Counter | Histogram) -> list[Sample]:
+    return [sample for metric in family.collect() for sample in metric.samples]
 
 
 class Metrics:
@@ -144,6 +149,35 @@ class Metrics:
     def eviction(self, *, tier: Literal["device", "host"]) -> None:
         """An adapter left a tier to make room."""
         self._evictions.labels(tier).inc()
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, ...]]:
+        """The finite bounds of what is timed for each task, in seconds."""
+        return {
+            "request": _REQUEST_SECONDS,
+            "first_token": _FIRST_TOKEN_SECONDS,
+            "next_token": _TOKEN_SECONDS,
+            "queue": _REQUEST_SECONDS,
+        }
+
+    def times(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """By what is timed and task: how often it was up to each of the bounds, and at all."""
+        families = (self._request_seconds, self._first_token_seconds, self._token_seconds, self._queue_seconds)
+        found: dict[tuple[str, str], list[float]] = {}
+        for kind, family in zip(self.bounds, families, strict=True):
+            for sample in _samples(family):
+                if sample.name.endswith("_bucket"):
+                    found.setdefault((kind, sample.labels["task"]), []).append(sample.value)
+        return {series: tuple(counts) for series, counts in found.items()}
+
+    def outcomes(self) -> dict[tuple[str, str], float]:
+        """How many requests ended with an outcome, by that and task."""
+        samples = _samples(self._requests)
+        return {
+            (sample.labels["outcome"], sample.labels["task"]): sample.value
+            for sample in samples
+            if sample.name.endswith("_total")
+        }
 
     def _begin_outcomes(self, label: str) -> None:
         """Every outcome as 0, since a rate over a series that begins with its first error misses that error."""

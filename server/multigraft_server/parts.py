@@ -14,6 +14,7 @@ from multigraft_server.detokenise import Vocabulary
 from multigraft_server.draining import Drain
 from multigraft_server.health import Health
 from multigraft_server.images import ImageReader
+from multigraft_server.latencies import Latencies
 from multigraft_server.leases import Leases
 from multigraft_server.merging import Merging
 from multigraft_server.metrics import Metrics
@@ -40,6 +41,7 @@ class Parts:
     keyring: Keyring
     store: Store
     metrics: Metrics
+    latencies: Latencies
     leases: Leases
     residency: Residency
     merging: Merging

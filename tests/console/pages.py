@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 PAGES = {
+    "overview": "/console/overview",
     "tasks": "/console/tasks",
 }

@@ -12,7 +12,7 @@ from multigraft_adapters.errors import AuthenticationError, MultigraftError
 from multigraft_server.api.auth import without_other_names
 from multigraft_server.api.middleware import GuardBody, TakeWork
 from multigraft_server.api.problems import as_ours, error_response
-from multigraft_server.console import jobs, keys, login, playground, static, tasks, uploading
+from multigraft_server.console import jobs, keys, login, overview, playground, static, tasks, uploading
 from multigraft_server.console.assets import Assets
 from multigraft_server.console.attempts import Attempts
 from multigraft_server.console.gate import Gate
@@ -25,6 +25,7 @@ from multigraft_server.parts import Parts
 ROUTERS: tuple[APIRouter, ...] = (
     login.router,
     static.router,
+    overview.router,
     tasks.router,
     uploading.router,
     jobs.router,

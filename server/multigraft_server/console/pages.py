@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from multigraft_adapters import __version__
+from multigraft_adapters.checks import size
 from multigraft_server.console.assets import Assets
 from multigraft_server.console.attempts import Attempts
 from multigraft_server.console.kept import Kept, Once
@@ -42,7 +43,14 @@ def make_templates(assets: Assets) -> Environment:
         auto_reload=False,
     )
     made.globals |= {"asset": assets.url, "version": __version__}
-    made.filters |= {"time": time, "ago": ago, "seconds": seconds, "percent": percent, "short": short}
+    made.filters |= {
+        "time": time,
+        "ago": ago,
+        "seconds": seconds,
+        "percent": percent,
+        "short": short,
+        "size": size,
+    }
     return made
 
 

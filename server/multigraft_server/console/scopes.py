@@ -13,6 +13,8 @@ SCOPES: dict[str, str] = {
     "GET /console": ANY,
     "GET /console/": ANY,
     "POST /console/logout": ANY,
+    "GET /console/overview": "metrics",
+    "GET /console/overview/live": "metrics",
     "GET /console/tasks": ANY,
     "GET /console/playground": INFER,
     "POST /console/playground/chat": INFER,

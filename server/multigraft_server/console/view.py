@@ -49,6 +49,7 @@ class Entry:
 
 
 NAVIGATION = (
+    Entry("overview", "Overview", "/console/overview", "metrics"),
     Entry("tasks", "Tasks", "/console/tasks", ANY),
     Entry("playground", "Playground", "/console/playground", INFER),
     Entry("upload", "Upload", "/console/upload", "upload"),
