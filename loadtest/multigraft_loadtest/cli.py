@@ -16,6 +16,7 @@ from multigraft_loadtest.options import (
     merge_options,
     place_options,
     report_options,
+    soak_options,
     storm_options,
     strict_option,
     task_options,
@@ -42,6 +43,7 @@ def loadtest() -> None:
     multigraft loadtest swap-storm                       right answers while versions come and go
     multigraft loadtest merge                            what merging a hot task gains
     multigraft loadtest many                             more tasks than slots, cold ones, thousands of them
+    multigraft loadtest soak --minutes 10                whether the server grows
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
 
@@ -199,6 +201,29 @@ def swap_storm(**options: Any) -> None:
     if options["html"] is not None:
         _write_file(options["html"], show.render_storm(told))
     raise click.exceptions.Exit(report.exit_code(told, is_strict=options["strict"]))
+
+
+@loadtest.command()
+@soak_options
+def soak(**options: Any) -> None:
+    """Ask for minutes while versions come and go and jobs train, and tell whether the server grows.
+
+    A swap storm through one server, with a worker that trains one job after another. Memory, threads and
+    descriptors are sampled each second; after a warm-up of 30% a line is laid through them, and its slope's 95%
+    interval must not lie above 0. The exit code is 1 when something grew, or an answer was wrong, lost or failed.
+    SERVE_OPTIONS, behind --, go to the server.
+
+    \b
+    multigraft loadtest soak --minutes 10 --json soak.json
+    """
+    from multigraft_loadtest.processes import ending_on_signals
+    from multigraft_loadtest.soak import command
+
+    with ending_on_signals():
+        told = command.soak(options)
+    _print(command.soak_tables(told), options["json_file"])
+    write_json(told, options["json_file"])
+    raise click.exceptions.Exit(command.exit_code(told))
 
 
 @loadtest.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -100,6 +100,14 @@ loop_options = _options(
 html_option = click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page."
 )
+soak_options = _options(
+    click.option("--minutes", type=click.FloatRange(0.05), default=10.0, show_default=True),
+    click.option("--base", default="minilm", show_default=True),
+    click.option("--seed", default=0, show_default=True),
+    data_dir_option,
+    json_option,
+    click.argument("serve_options", nargs=-1, type=click.UNPROCESSED),
+)
 strict_option = click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
 serve_argument = click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
 report_options = _options(

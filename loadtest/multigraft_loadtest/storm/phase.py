@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,9 @@ ANSWER_SECONDS = 60.0
 """An answer that takes longer is lost."""
 
 
+Beside = Callable[[Server, Callable[[], float]], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much storm."""
@@ -60,6 +63,10 @@ class Plan:
     slots: int
     seed: int
     serve_options: Sequence[str] = ()
+    has_second: bool = True
+    """Whether a second server process takes part in the middle."""
+    beside: Beside | None = None
+    """What else is done to the first server meanwhile; called with the seconds since the clients began."""
 
 
 @dataclass(slots=True)
@@ -126,7 +133,10 @@ class _Storm:
                 await operator.begin(book)
             if operator.problems:
                 raise LoadTestError(operator.problems[0])
-            second = await asyncio.to_thread(stack.enter_context, serving_on(own, plan.base, options, "second"))
+            second = None
+            if plan.has_second:
+                starting = serving_on(own, plan.base, options, "second")
+                second = await asyncio.to_thread(stack.enter_context, starting)
             outcome.begin = await asyncio.to_thread(observe, first)
             if operator.is_merging:
                 await operator.merge_first()
@@ -166,8 +176,8 @@ class _Storm:
         for client in filter(None, self._clients):
             client.start_clock(self._started)
 
-    async def _blow(self, operator: Operator, first: Server, second: Server) -> None:
-        """Clients and operators until the time is over, a second process in the middle."""
+    async def _blow(self, operator: Operator, first: Server, second: Server | None) -> None:
+        """Clients and operators until the time is over, a second process in the middle if there is one."""
         operator.done.clear()
         seconds = self._plan.seconds
         async with asyncio.TaskGroup() as group:
@@ -176,14 +186,21 @@ class _Storm:
             for number in range(OPERATORS):
                 group.create_task(self._operate(operator, number))
             group.create_task(self._show())
+            if self._plan.beside is not None:
+                group.create_task(self._beside(self._plan.beside, first))
             await asyncio.sleep(seconds * SECOND_FROM)
-            self._join(1, second)
             joined_s = self._now()
+            if second is not None:
+                self._join(1, second)
             await asyncio.sleep(seconds * WARM - self._now())
             self._outcome.warm = await asyncio.to_thread(observe, first)
             await asyncio.sleep(seconds * SECOND_UNTIL - self._now())
-            await self._leave(1, operator)
-            self._outcome.second = joined_s, self._now()
+            if second is not None:
+                await self._leave(1, operator)
+                self._outcome.second = joined_s, self._now()
+
+    async def _beside(self, beside: Beside, server: Server) -> None:
+        await beside(server, self._now)
 
     def _join(self, place: int, server: Server) -> None:
         """A server process takes part from now on."""
