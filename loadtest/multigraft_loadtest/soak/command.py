@@ -34,8 +34,7 @@ WATCHED = {"resident bytes": "resident_bytes", "threads": "threads", "descriptor
 class Soak:
     """What runs beside a storm: samples of the server, and training jobs."""
 
-    def __init__(self, base: str, seconds: float, seed: int) -> None:
-        self._base = base
+    def __init__(self, seconds: float, seed: int) -> None:
         self._seconds = seconds
         self._seed = seed
         self.samples: list[Sample] = []
@@ -44,9 +43,8 @@ class Soak:
     async def beside(self, server: Server, clock: Callable[[], float]) -> None:
         """Until the time is over."""
         assert server.child is not None  # a storm starts its servers
-        training = train_in_turn(
-            server.url, await asyncio.to_thread(server.base), self._seconds, clock, self._seed
-        )
+        base = await asyncio.to_thread(server.base)
+        training = train_in_turn(server.url, base, self._seconds, clock, self._seed)
         sampling = sample_until(server.child.process.pid, self._seconds, clock)
         self.trained, self.samples = await asyncio.gather(training, sampling)
 
@@ -54,7 +52,7 @@ class Soak:
 def soak(options: Mapping[str, Any]) -> dict[str, Any]:
     """Run it; its report. Raises LoadTestError."""
     seconds, started = 60.0 * options["minutes"], datetime.now(UTC)
-    beside = Soak(options["base"], seconds, options["seed"])
+    beside = Soak(seconds, options["seed"])
     plan = Plan(
         base=options["base"],
         data_dir=options["data_dir"],
