@@ -29,7 +29,7 @@ class Trained:
 
 
 async def train_in_turn(url: str, base: str, seconds: float, clock: Callable[[], float], seed: int) -> Trained:
-    """Jobs that classify random texts by random labels, until the time is over; their versions are of two tasks."""
+    """Jobs that classify random texts by random labels, as versions of two tasks, until the time is over."""
     trained, number = Trained(), 0
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
         while clock() < seconds:
