@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
@@ -42,6 +43,7 @@ from multigraft_server.api import (
 )
 from multigraft_server.api.auth import Authenticate, authorise, caller_of, without_other_names
 from multigraft_server.api.middleware import GuardBody, RequestContext, TakeWork
+from multigraft_server.api.openapi import describe_routes
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
 from multigraft_server.console.app import create_console
@@ -125,6 +127,7 @@ def _with_routes(**more: Any) -> FastAPI:
     )
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
+    describe_routes(app)
     return app
 
 
@@ -206,11 +209,19 @@ def _middleware(settings: ServerSettings, drain: Drain, console: FastAPI) -> lis
 
 def _add_error_handlers(app: FastAPI, settings: ServerSettings) -> None:
     async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            error = HTTPException(405, headers={"allow": ", ".join(_methods(request.scope["path"]))})
         shown = without_other_names(error, caller_of(request))
         return error_response(shown, retry_after_seconds=settings.retry_after_seconds)
 
     for kind in (MultigraftError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer)
+
+
+def _methods(path: str) -> list[str]:
+    """The methods that a path takes, whichever routes they belong to: the framework names those of one route."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
 @asynccontextmanager

@@ -28,7 +28,8 @@ NO_TENANTS = ("train", "metrics", ADMIN)
 """What shows more than one tenant's tasks."""
 SECRET = re.compile(r"mg-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 _PATTERN = re.compile(r"[a-z0-9._*?-]{1,64}")
-_NAME = re.compile(r"[ -~]{1,64}")
+KEY_NAME_PATTERN = r"^[ -~]{1,64}$"
+_NAME = re.compile(KEY_NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,10 @@ PRODUCTION = "production"
 MAX_LISTED = 5
 """How many existing names an error message lists."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+REFERENCE_PATTERN = r"^[^@]+(@.+)?$"
+"""The rules of names and references, as descriptions of the API tell them."""
+_NAME = re.compile(NAME_PATTERN)
 _NAME_RULE = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
 MAX_TAG_CHARS = 256
 _DIGITS = re.compile(r"[0-9]+")

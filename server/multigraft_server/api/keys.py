@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from multigraft_adapters.registry.keys import Key, NewKey
+from multigraft_adapters.registry.keys import KEY_NAME_PATTERN, Key, NewKey
 from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.parts import Parts
 
@@ -23,8 +23,8 @@ class KeyBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    scopes: list[str] = Field(max_length=64)
+    name: Annotated[str, Field(json_schema_extra={"pattern": KEY_NAME_PATTERN})]
+    scopes: Annotated[list[str], Field(max_length=64, json_schema_extra={"minItems": 1})]
     tenant: str | None = None
     expires_in: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     requests_per_minute: int | None = None

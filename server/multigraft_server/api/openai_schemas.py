@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from multigraft_adapters.errors import InvalidRequestError
+from multigraft_adapters.registry.names import REFERENCE_PATTERN
 from multigraft_server.api.terms import Asking, TermsBody
 from multigraft_server.calls import Terms
 from multigraft_server.engine.requests import SamplingParams
@@ -75,7 +76,7 @@ class OpenAIBody(TermsBody):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    model: str
+    model: Annotated[str, WithJsonSchema({"type": "string", "pattern": REFERENCE_PATTERN})]
     user: str | None = None
 
     def terms(self, asking: Asking) -> Terms:
