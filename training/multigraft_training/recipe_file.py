@@ -12,6 +12,7 @@ import yaml
 
 from multigraft_adapters.errors import InvalidRecipeError
 
+MAX_DEPTH = 64
 FieldPath = tuple[str, ...]
 """A field of a recipe: `("training", "epochs")`."""
 
@@ -63,13 +64,29 @@ def read_document(file: Path, overrides: Iterable[str], problems: list[str]) -> 
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without anchors, and with `5e-4` a number as in YAML 1.2."""
+    """YAML without anchors, with `5e-4` a number as in YAML 1.2, and with no error but YAML's own."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        problem = "it is nested too deeply" if self._depth > MAX_DEPTH else None
         if self.check_event(yaml.AliasEvent):
+            problem = "anchors and aliases are not supported"
+        if problem is not None:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not supported", mark)
-        return super().compose_node(parent, index)
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Numbers of thousands of digits, days that no month has, tags that do not fit what they stand before.
+            problem = f"not a value of the kind {node.tag.rpartition(':')[2]!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
 
 _Loader.add_implicit_resolver(
