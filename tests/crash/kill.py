@@ -26,6 +26,8 @@ from tests.crash.work import Worker, open_both
 LONGEST_LIFE_S = 0.4
 AT_WORK = 0.8
 """How many are killed while they work; the others at any moment, the opening of registry and store included."""
+MOST_ACTS = 8
+"""Of these, how many acts at most are waited for: on a slow machine a worker comes to few in its life."""
 PATIENCE_S = 60.0
 EVENTS = 1000
 """More than a worker makes in its life."""
@@ -41,7 +43,7 @@ def main(folder: Path, kills: int, seed: int, store_url: str | None) -> dict[str
         said.write_bytes(b"")
         worker = forked(partial(work, folder / "data", store_url, 1000 * seed + kill, said))
         if chance.random() < AT_WORK:
-            await_words(said)
+            await_acts(said, chance.randrange(MOST_ACTS))
         time.sleep(chance.uniform(0.0, LONGEST_LIFE_S))
         os.kill(worker, signal.SIGKILL)
         _, status = os.waitpid(worker, 0)
@@ -61,11 +63,11 @@ def main(folder: Path, kills: int, seed: int, store_url: str | None) -> dict[str
     }
 
 
-def await_words(said: Path) -> None:
-    """Until a worker has begun its first act."""
+def await_acts(said: Path, acts: int) -> None:
+    """Until a worker has done so many acts and begun another; an act is two lines."""
     deadline = time.monotonic() + PATIENCE_S
-    while not said.stat().st_size:
-        assert time.monotonic() < deadline, "the worker did not begin"
+    while said.read_bytes().count(b"\n") <= 2 * acts:
+        assert time.monotonic() < deadline, "the worker did not come so far"
         time.sleep(0.002)
 
 

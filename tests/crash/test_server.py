@@ -63,6 +63,13 @@ class Clients:
         for thread in self._threads:
             thread.start()
 
+    def await_change(self) -> None:
+        """Until one change is acknowledged, which a slow machine may not come to in a server's life."""
+        deadline = time.monotonic() + 60
+        while len(self.lines) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join(60)
@@ -140,6 +147,7 @@ def test_a_server_that_is_killed_comes_back_with_all_it_acknowledged(site: Site)
             before = site.state()
             clients = Clients(site, url, seed=SEED * 1000 + kill)
             time.sleep(chance.uniform(*LIFE_S))
+            clients.await_change()
             end()
         clients.join()
         now = site.state()
