@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 CORPUS = Path(__file__).with_name("corpus")
 INSTRUMENTED = [
@@ -22,7 +22,7 @@ MAX_MIB = 3000
 MAX_BYTES = 16_384
 
 
-def fuzz_reader(name: str, *, seconds: int, seed: int | None) -> None:
+def fuzz_reader(name: str, *, seconds: int, seed: int | None) -> NoReturn:
     """Try inputs on one of the readers for so long, then end the process: 0 where nothing was found.
 
     An input that ends in anything but an error of ours, takes too long or too much memory is left in the corpus,
@@ -53,3 +53,4 @@ def fuzz_reader(name: str, *, seconds: int, seed: int | None) -> None:
         target: Callable[[bytes], Any] = READERS[name]
         atheris.Setup([sys.argv[0], *options, fresh, str(found)], target, custom_mutator=mutate)
         atheris.Fuzz()
+    raise AssertionError("atheris ends the process")
