@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -10,10 +9,8 @@ from rich.table import Table
 
 from multigraft_adapters.client import Client
 from multigraft_adapters.commands.options import connected, json_option, short_digest, show
+from multigraft_adapters.differences import differences
 from multigraft_adapters.errors import InvalidRequestError
-
-NOT_COMPARED = ("task", "version", "leases", "tier", "manifest")
-"""What a version's answer has beside what belongs to the version; a manifest is compared field by field."""
 
 
 @click.command()
@@ -48,11 +45,7 @@ def diff(client: Client, task: str, a: str, b: str, json_file: str | None) -> No
     multigraft diff sentiment production canary --json -
     """
     numbers = [_number(client, task, name) for name in (a, b)]
-    first, second = (_fields(client.version(task, number)) for number in numbers)
-    names = [name for name in dict.fromkeys([*first, *second]) if first.get(name) != second.get(name)]
-    rows = [{"field": name, "a": first.get(name), "b": second.get(name)} for name in names]
-    for row in rows:
-        row |= _change(row["a"], row["b"])
+    rows = differences(*(client.version(task, number) for number in numbers))
     show(
         _table(task, numbers, rows),
         {"task": task, "a": numbers[0], "b": numbers[1], "differences": rows},
@@ -71,26 +64,6 @@ def _number(client: Client, task: str, name: str) -> int:
     if aliases[name].get("weights"):
         raise InvalidRequestError(f"alias {name!r} of task {task!r} is split; name one of its versions")
     return int(aliases[name]["version"])
-
-
-def _fields(version: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about a version by dotted names, metrics first, then the manifest's fields."""
-    manifest = {name: value for name, value in version["manifest"].items() if name != "metrics"}
-    own = {name: value for name, value in version.items() if name not in NOT_COMPARED and name not in manifest}
-    return dict(_flat(own)) | dict(_flat(manifest))
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, one in value.items():
-            yield from _flat(one, f"{name}.{key}" if name else str(key))
-    elif name:
-        yield name, value
-
-
-def _change(a: Any, b: Any) -> dict[str, float]:
-    numbers = [one for one in (a, b) if isinstance(one, int | float) and not isinstance(one, bool)]
-    return {"change": numbers[1] - numbers[0]} if len(numbers) == 2 else {}
 
 
 def _table(task: str, numbers: list[int], rows: list[dict[str, Any]]) -> Table | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
@@ -13,6 +14,7 @@ from multigraft_adapters.errors import InvalidRequestError
 from multigraft_adapters.registry import Alias, AliasState
 from multigraft_server.api.context import ActorDep, PartsDep
 from multigraft_server.api.schemas import AliasBody, RollbackBody
+from multigraft_server.parts import Parts
 
 router = APIRouter()
 
@@ -44,11 +46,7 @@ async def set_alias(
     task: str, alias: str, body: AliasBody, parts: PartsDep, actor: ActorDep, revision: RevisionDep
 ) -> Response:
     """Point an alias at a version, or split it. With `If-Match`, only if it is still at that revision."""
-    await parts.residency.load_before_promotion(
-        task, [body.target] if isinstance(body.target, int) else list(body.target)
-    )
-    move = parts.registry.set_alias
-    return _answer(await asyncio.to_thread(move, task, alias, body.target, if_match=revision, actor=actor))
+    return _answer(await point(parts, task, alias, body.target, revision=revision, actor=actor))
 
 
 @router.delete("/v1/tasks/{task}/aliases/{alias}")
@@ -66,11 +64,31 @@ async def rollback(
 ) -> Response:
     """Take an alias (production by default) back to its state before its last change."""
     alias = (body or RollbackBody()).alias
+    return _answer(await go_back(parts, task, alias, revision=revision, actor=actor))
+
+
+async def point(
+    parts: Parts,
+    task: str,
+    alias: str,
+    target: int | Mapping[int, float],
+    *,
+    revision: int | None,
+    actor: str,
+) -> Alias:
+    """Load what the alias is to mean, then point it there; raises as `Registry.set_alias`."""
+    await parts.residency.load_before_promotion(task, [target] if isinstance(target, int) else list(target))
+    move = parts.registry.set_alias
+    return await asyncio.to_thread(move, task, alias, target, if_match=revision, actor=actor)
+
+
+async def go_back(parts: Parts, task: str, alias: str, *, revision: int | None, actor: str) -> Alias:
+    """Load what the alias meant before its last change, then take it back there; raises as `Registry.rollback`."""
     _, history = await asyncio.to_thread(parts.registry.alias, task, alias)
     if len(history) > 1:
         await parts.residency.load_before_promotion(task, _numbers(history[1]))
     back = parts.registry.rollback
-    return _answer(await asyncio.to_thread(back, task, alias, if_match=revision, actor=actor))
+    return await asyncio.to_thread(back, task, alias, if_match=revision, actor=actor)
 
 
 def alias_json(alias: Alias) -> dict[str, Any]:

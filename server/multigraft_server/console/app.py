@@ -12,7 +12,19 @@ from multigraft_adapters.errors import AuthenticationError, MultigraftError
 from multigraft_server.api.auth import without_other_names
 from multigraft_server.api.middleware import GuardBody, TakeWork
 from multigraft_server.api.problems import as_ours, error_response
-from multigraft_server.console import jobs, keys, login, overview, playground, static, tasks, uploading
+from multigraft_server.console import (
+    changes,
+    events,
+    jobs,
+    keys,
+    login,
+    overview,
+    playground,
+    static,
+    tasks,
+    uploading,
+    versions,
+)
 from multigraft_server.console.assets import Assets
 from multigraft_server.console.attempts import Attempts
 from multigraft_server.console.gate import Gate
@@ -27,10 +39,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     static.router,
     overview.router,
     tasks.router,
+    versions.router,
+    changes.router,
     uploading.router,
     jobs.router,
     playground.router,
     keys.router,
+    events.router,
 )
 
 

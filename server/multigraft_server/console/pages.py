@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,7 +43,7 @@ def make_templates(assets: Assets) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.globals |= {"asset": assets.url, "version": __version__}
+    made.globals |= {"asset": assets.url, "release": __version__}
     made.filters |= {
         "time": time,
         "ago": ago,
@@ -50,6 +51,9 @@ def make_templates(assets: Assets) -> Environment:
         "percent": percent,
         "short": short,
         "size": size,
+        "moment": datetime.fromisoformat,
+        "figure": figure,
+        "change": change,
     }
     return made
 
@@ -82,6 +86,20 @@ def seconds(value: float | None) -> str:
 def percent(value: float) -> str:
     """A share, in per cent."""
     return f"{value * 100:.3g}%"
+
+
+def figure(value: Any) -> str:
+    """A value of a metric or a manifest: four digits of a number, a digest shortened, a dash for none."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if value is None:
+        return "–"
+    return short(value) if str(value).startswith("sha256:") else str(value)
+
+
+def change(value: float) -> str:
+    """A difference of two numbers, with its sign."""
+    return f"{value:+.4g}"
 
 
 def short(digest: str) -> str:

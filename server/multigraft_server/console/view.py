@@ -55,6 +55,7 @@ NAVIGATION = (
     Entry("upload", "Upload", "/console/upload", "upload"),
     Entry("jobs", "Training", "/console/jobs", "train"),
     Entry("keys", "Keys", "/console/keys", ADMIN),
+    Entry("events", "Events", "/console/events", "metrics"),
 )
 
 
