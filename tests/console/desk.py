@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 
 from multigraft_adapters.bases import BaseSpec, load_base
+from multigraft_adapters.registry import Note, Registry, new_file
+from multigraft_server.api.job_schemas import JobBody
 from tests.server.made import adapter_files
 from tests.server.test_serve import started
 from tests.tiny import make_tiny_base
@@ -21,12 +23,14 @@ MEASURED = ((0.914, 0.893, 0.271), (0.937, 0.921, 0.208))
 
 @dataclass(frozen=True)
 class Desk:
-    """A running server, a client that has its key, and a folder for what is uploaded."""
+    """A running server, a client that has its key, a folder for what is uploaded, and the id of a job that trains,
+    on a machine that is not there."""
 
     url: str
     http: httpx.Client
     spec: BaseSpec
     folder: Path
+    job: str
 
     def add(
         self, task: str, task_type: str = "text-classification", *, alias: str | None = None, **more: Any
@@ -69,12 +73,44 @@ def running_desk(folder: Path, *options: str) -> Iterator[Desk]:
     """A server process; `options` are further ones of `serve`."""
     base = make_tiny_base(folder / "tiny-llama", "llama")
     told = ["--base", str(base), "--data-dir", str(folder / "data"), "--dtype", "float32", "--port", "0"]
+    spec = load_base(str(base), folder, device="cpu", dtype="float32").spec
+    job = leave_a_job(folder / "data", spec)
     headers = {"authorization": f"Bearer {KEY}", "x-multigraft-actor": "deploy"}
     with (
         started(*told, *options, MULTIGRAFT_API_KEY=KEY) as (_, url),
         httpx.Client(base_url=url, headers=headers, timeout=60) as http,
     ):
-        yield Desk(url, http, load_base(str(base), folder, device="cpu", dtype="float32").spec, folder)
+        yield Desk(url, http, spec, folder, job)
+
+
+def leave_a_job(data_dir: Path, spec: BaseSpec) -> str:
+    """A job halfway through its training, which a worker elsewhere has; its id."""
+    data_dir.mkdir()
+    registry = Registry.open(data_dir, spec.name)
+    file = registry.files.add(new_file("sha256:0", "reviews.jsonl", "fine-tune", 1_000_000))
+    asked = {"task": {"name": "reviews"}, "method": {"name": "lora", "rank": 16}, "promote": "better"}
+    body = JobBody(model=spec.name, training_file=file.id, multigraft=asked)
+    job, _ = registry.jobs.create(body.new_job(spec, None))
+    leases = registry.job_leases(86_400)
+    claim = leases.claim("trainer-2:4711", spec.name)
+    assert claim is not None and claim.job.id == job.id
+    notes = [note for step in range(2, 121, 2) for note in _measured(step)]
+    leases.tell(claim, Note("training begins after step 0"), *notes, running=True)
+    registry.close()
+    return job.id
+
+
+def _measured(step: int) -> list[Note]:
+    """What a worker tells of a step: losses that fall with some noise, and an epoch's end every 20 steps."""
+    loss = 0.3 + 1.2 * 0.975**step + 0.1 * ((step * 7919) % 13) / 13
+    told = {"step": step, "epoch": 1 + step // 20, "train_loss": loss}
+    notes = [Note(f"step {step}: training loss {loss:.4f}", kind="metrics", data=told)]
+    if step % 20 == 0:
+        f1 = 0.88 - 0.5 * 0.967**step
+        valid = {"valid_loss": 0.35 + 1.1 * 0.974**step, "valid_accuracy": f1 + 0.02, "valid_macro_f1": f1}
+        ended = f"epoch {step // 20} has ended: training loss {loss:.4f}"
+        notes.append(Note(ended, kind="metrics", data=told | valid))
+    return notes
 
 
 def furnish(desk: Desk) -> None:

@@ -16,7 +16,7 @@ def test_the_login_is_drawn_in_every_look_without_barriers(stranger: Window) -> 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_drawn_in_every_look_without_barriers(window: Window, name: str) -> None:
-    window.go(PAGES[name])
+    window.go(PAGES[name].format(job=window.desk.job))
     window.shoot(name)
     window.look_for_barriers()
 

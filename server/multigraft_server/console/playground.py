@@ -157,9 +157,9 @@ def _answered(column: Column, text: str, outcome: Outcome) -> Column:
 
 async def _whole(view: View, column: Column, text: str, tokens: int) -> Column:
     """The column of a chat, answered whole."""
-    body = ChatBody.model_validate(
-        {"model": column.ref, "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
-    )
+    messages = [{"role": "user", "content": text}]
+    asked = {"model": column.ref, "messages": messages, "max_tokens": tokens, "temperature": 0}
+    body = ChatBody.model_validate(asked)
     began = asyncio.get_running_loop().time()
     try:
         answer = await openai_chat.chat(body, view.request, _asking(view), view.parts)

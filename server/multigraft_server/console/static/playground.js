@@ -47,6 +47,7 @@ async function ask(column) {
         model: column.dataset.ref,
         messages: [{ role: "user", content: document.getElementById("text").value }],
         max_tokens: Number(document.getElementById("tokens").value),
+        temperature: 0,
         stream: true,
         stream_options: { include_usage: true },
       }),
