@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +36,14 @@ def operator(browser: Browser, desk: Desk, screenshots: Path) -> Iterator[Window
         yield window
 
 
-def test_an_operator_uploads_compares_trains_and_is_locked_out(operator: Window) -> None:
+def test_an_operator_uploads_promotes_compares_splits_rolls_back_trains_and_is_locked_out(
+    operator: Window,
+) -> None:
     upload_two_versions(operator)
     read_a_refusal(operator)
+    promote(operator)
     compare(operator)
+    split_and_roll_back(operator)
     chat(operator)
     train(operator)
     end_the_session(operator)
@@ -87,6 +92,46 @@ def read_a_refusal(window: Window) -> None:
     assert len(window.desk.call("GET", "/v1/tasks/intent")["versions"]) == 2
 
 
+def confirm(window: Window, link: str, button: str) -> None:
+    """Follow a link to its question, and say yes."""
+    window.page.get_by_role("link", name=link, exact=True).click()
+    window.page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()
+
+
+def served_by(window: Window, shares: dict[str, float] | None, version: int) -> None:
+    """Waits until the API says that `production` means this; the page that says so is then there, too."""
+    end = time.monotonic() + 30
+    found: tuple[object, object] = (None, 0)
+    while found != (shares, version):
+        assert time.monotonic() < end, found
+        alias = window.desk.call("GET", "/v1/tasks/intent/aliases/production")
+        found = (alias.get("weights"), alias["version"])
+    expect(window.page.get_by_role("dialog")).to_be_hidden()
+    expect(window.page.locator(".message:not(.refused)")).to_be_visible()
+
+
+def promote(window: Window) -> None:
+    nav(window, "Tasks")
+    window.page.get_by_role("link", name="intent", exact=True).click()
+    confirm(window, "Promote version 2", "Promote")
+    served_by(window, None, 2)
+
+
+def split_and_roll_back(window: Window) -> None:
+    nav(window, "Tasks")
+    window.page.get_by_role("link", name="intent", exact=True).click()
+    window.page.get_by_role("link", name="Split production", exact=True).click()
+    dialog = window.page.get_by_role("dialog")
+    dialog.get_by_label("Version 1").fill("50")
+    dialog.get_by_label("Version 2").fill("50")
+    dialog.get_by_role("button", name="Split").click()
+    served_by(window, {"1": 0.5, "2": 0.5}, 2)
+    confirm(window, "Roll back production", "Roll back")
+    served_by(window, None, 2)
+    confirm(window, "Roll back production", "Roll back")
+    served_by(window, None, 1)
+
+
 def ask(window: Window, *refs: str, text: str) -> Locator:
     """The playground's form, filled in and sent; the columns of the answer."""
     page = window.page
@@ -101,7 +146,7 @@ def ask(window: Window, *refs: str, text: str) -> Locator:
 
 
 def compare(window: Window) -> None:
-    columns = ask(window, "intent", "intent@2", text="Where is <i>my</i> parcel?")
+    columns = ask(window, "intent@1", "intent", text="Where is <i>my</i> parcel?")
     expect(columns.locator("h2")).to_have_text(["intent@1", "intent@2"])
     expect(columns.nth(0).locator(".scores li")).to_have_count(3)
     digests = columns.locator("[data-digest]").all_text_contents()
