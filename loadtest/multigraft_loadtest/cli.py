@@ -12,6 +12,7 @@ import click
 from multigraft_loadtest.inside import profile as measure_profile
 from multigraft_loadtest.options import (
     comparison_options,
+    faults_options,
     loop_options,
     merge_options,
     place_options,
@@ -43,6 +44,7 @@ def loadtest() -> None:
     multigraft loadtest swap-storm                       right answers while versions come and go
     multigraft loadtest merge                            what merging a hot task gains
     multigraft loadtest many                             more tasks than slots, cold ones, thousands of them
+    multigraft loadtest faults                           what breaks when something breaks
     multigraft loadtest soak --minutes 10                whether the server grows
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
@@ -201,6 +203,29 @@ def swap_storm(**options: Any) -> None:
     if options["html"] is not None:
         _write_file(options["html"], show.render_storm(told))
     raise click.exceptions.Exit(report.exit_code(told, is_strict=options["strict"]))
+
+
+@loadtest.command()
+@faults_options
+def faults(**options: Any) -> None:
+    """Break things under traffic, one after another: what each does to requests and data, and for how long.
+
+    They are kill, stop, full-disk, corrupt-file, locked-registry, slow-store, stalled-clients, and flood, which is
+    four times what the server can do. The exit code is 1 when an answer was wrong, a request or acknowledged data
+    was lost, or the server did not recover. SERVE_OPTIONS, behind --, go to the server.
+
+    \b
+    multigraft loadtest faults --json faults.json
+    multigraft loadtest faults --rows kill,flood --strict
+    """
+    from multigraft_loadtest.faults import command
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        told = command.faults(options)
+    _print(command.faults_tables(told), options["json_file"])
+    write_json(told, options["json_file"])
+    raise click.exceptions.Exit(command.exit_code(told, is_strict=options["strict"]))
 
 
 @loadtest.command()

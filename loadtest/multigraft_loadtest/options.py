@@ -110,6 +110,15 @@ soak_options = _options(
 )
 strict_option = click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
 serve_argument = click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
+faults_options = _options(
+    click.option("--base", default="minilm", show_default=True, help="An encoder."),
+    click.option("--rows", metavar="NAMES", help="Only these faults, with commas.  [default: all]"),
+    click.option("--quick", is_flag=True, help="A short flood: a first look, no measurement."),
+    strict_option,
+    data_dir_option,
+    json_option,
+    serve_argument,
+)
 report_options = _options(
     click.option(
         "--slo", default="", metavar="LIMITS", help="Limits of goodput, as ttft=0.5,itl=0.1,e2e=3 (seconds)."
