@@ -59,7 +59,7 @@ class Window:
         self.go("/console/login")
         self.page.get_by_label("Key", exact=True).fill(key)
         self.page.get_by_role("button", name="Log in").click()
-        self.page.wait_for_url("**/console/*")
+        self.page.wait_for_url(lambda url: "/console/login" not in url)
 
     def shoot(self, name: str) -> None:
         """Pictures of the page in both widths and themes, into the folder for them; no width scrolls sideways."""

@@ -90,6 +90,10 @@ def percent(value: float) -> str:
 
 def figure(value: Any) -> str:
     """A value of a metric or a manifest: four digits of a number, a digest shortened, a dash for none."""
+    if isinstance(value, list):
+        return ", ".join(map(figure, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if value is None:
