@@ -12,6 +12,7 @@ import pytest
 from tests.console.people import OWN, log_in, made_key, visitor
 from tests.server.conftest import TAGS, LoadTiny, Serve
 from tests.server.running import Served, serving
+from tests.server.test_disconnect import ASKED, PAUSE_SECONDS
 
 HOSTILE = "<script>alert(1)</script>"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
@@ -101,6 +102,17 @@ def test_an_address_alone_brings_the_same_page(open_server: Served) -> None:
     many = open_server.http.get("/console/playground", params={"ref": [f"t{i}" for i in range(9)], "text": "a"})
     assert many.status_code == 400 and "side by side" in many.text
     assert open_server.http.get("/console/playground", params={"text": "a" * 9000}).status_code == 400
+
+
+def test_a_server_that_ends_asks_nothing_any_more(serve: Serve) -> None:
+    served = serve(pause_seconds=PAUSE_SECONDS, drain_deadline_seconds=3600.0)
+    path, body = ASKED["a streamed chat"]
+    with served.http.stream("POST", path, json=body | {"max_tokens": 40}) as running:
+        served.parts.drain.begin(has_grace=False)
+        assert served.http.get("/console/playground").status_code == 200
+        refused = served.http.get("/console/playground", params={"ref": "tiny-llama", "text": "a"})
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        assert running.read()
 
 
 def test_a_restricted_key_asks_its_tasks_alone_and_pays_for_what_it_asks(serve: Serve) -> None:

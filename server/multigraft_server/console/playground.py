@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -64,7 +64,7 @@ async def play(
         raise InvalidRequestError(f"at most {MAX_COLUMNS} are asked side by side", param="ref")
     columns: list[Column] = []
     if refs and text.strip():
-        async with _counted(view):
+        with _as_work(view):
             columns = await _ask_all(view, refs, text, second.strip(), tokens if whole else None)
     return view.page(
         "playground.html",
@@ -85,14 +85,12 @@ async def chat(body: ChatBody, view: ViewDep) -> Response:
     return await openai_chat.chat(body, view.request, _asking(view), view.parts)
 
 
-@asynccontextmanager
-async def _counted(view: View) -> AsyncIterator[None]:
-    """A page that asks counts against the key's limits as a request to the API does. Raises QuotaError."""
+@contextmanager
+def _as_work(view: View) -> Iterator[None]:
+    """A page that asks is work, as a request to the API is, though it is a GET: it counts against the key's
+    limits, and a server that ends takes none. Raises QuotaError, DrainingError."""
     limits = view.caller.limits
-    if limits is None:
-        yield
-        return
-    with limits.admitted():
+    with view.parts.drain.working(), limits.admitted() if limits else nullcontext():
         yield
 
 
