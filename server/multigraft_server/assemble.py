@@ -19,6 +19,7 @@ from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.merging import Mode
 from multigraft_server.metrics import Metrics
 from multigraft_server.settings import ServerSettings
+from multigraft_server.tracing import check_tracing
 
 
 @contextmanager
@@ -28,6 +29,8 @@ def assemble(settings: ServerSettings) -> Iterator[FastAPI]:
     Raises a SetupError when the base, the data folder, the store or the registry cannot be used.
     """
     engine_settings = _engine_settings(settings)
+    if settings.tracing:
+        check_tracing()
     data_dir = check_data_dir(settings.data_dir)
     store = open_store(data_dir, settings.store_url, timeout_s=settings.store_timeout_seconds)
     base = _load_base(settings)

@@ -34,6 +34,8 @@ class Trail:
     error: str | None = None
     caller: Caller = ANYONE
     calls: list[Call] = field(default_factory=list)
+    span: Any = None
+    """The request's own, where it is traced."""
 
     def end(self, scope: Mapping[str, Any]) -> None:
         """The last byte has left, or never will."""
@@ -41,6 +43,10 @@ class Trail:
         self.route = getattr(scope.get("route"), "path", None)
         self.task = scope.get("path_params", {}).get("task")
         self.caller = scope["state"].get("caller", ANYONE)
+
+    def at_ns(self, moment: float) -> int:
+        """A moment of `time.monotonic` in nanoseconds since 1970."""
+        return self.began_ns + int((moment - self.began) * 1e9)
 
     def told(self) -> dict[str, Any]:
         """What a line of the log says of it; times in seconds."""

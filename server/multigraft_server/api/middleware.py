@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multigraft_server.api.problems import error_response
 from multigraft_server.draining import Drain
 from multigraft_server.logs import REQUESTS, log_request
+from multigraft_server.tracing import PARENT, Tracing
 from multigraft_server.trails import TRAIL, Trail
 
 REQUEST_ID = "x-request-id"
@@ -29,14 +30,15 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestContext:
-    """The outermost layer: every answer has `x-request-id`, and every error the one shape; requests are logged.
+    """The outermost layer: every answer has `x-request-id`, and every error the one shape; requests are told of.
 
     A caller's own id is kept when it is a plain one. An error after the first byte ends the connection.
     """
 
-    def __init__(self, app: ASGIApp, retry_after_seconds: int) -> None:
+    def __init__(self, app: ASGIApp, retry_after_seconds: int, tracing: Tracing | None) -> None:
         self._app = app
         self._retry_after_seconds = retry_after_seconds
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,20 +46,29 @@ class RequestContext:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        trail = Trail(request_id, scope["method"]) if REQUESTS.isEnabledFor(logging.INFO) else None
-        if trail is None:
-            await self._answer(scope, receive, send, request_id, None)
+        named = {REQUEST_ID: request_id}
+        if self._tracing is None and not REQUESTS.isEnabledFor(logging.INFO):
+            await self._answer(scope, receive, send, named, None)
             return
+        trail = Trail(request_id, scope["method"])
+        is_quiet = scope["path"] in QUIET_PATHS
+        if self._tracing is not None and not is_quiet:
+            named[PARENT] = self._tracing.begin(trail, Headers(scope=scope))
         TRAIL.set(trail)
         try:
-            await self._answer(scope, receive, send, request_id, trail)
+            await self._answer(scope, receive, send, named, trail)
         finally:
             trail.end(scope)
-            if scope["path"] not in QUIET_PATHS or trail.status >= 400:
-                log_request(trail)
+            self._tell(trail, is_quiet=is_quiet)
+
+    def _tell(self, trail: Trail, *, is_quiet: bool) -> None:
+        if self._tracing is not None and not is_quiet:
+            self._tracing.put(trail)
+        if not is_quiet or trail.status >= 400:
+            log_request(trail)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, request_id: str, trail: Trail | None
+        self, scope: Scope, receive: Receive, send: Send, named: dict[str, str], trail: Trail | None
     ) -> None:
         has_started = False
 
@@ -67,7 +78,7 @@ class RequestContext:
                 has_started = True
                 if trail is not None:
                     trail.status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                MutableHeaders(scope=message).update(named)
             await send(message)
 
         try:

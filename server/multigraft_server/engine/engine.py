@@ -42,7 +42,6 @@ from multigraft_server.engine.requests import (
     Pooled,
     Request,
     SamplingParams,
-    Timing,
 )
 from multigraft_server.engine.runner import Runner
 from multigraft_server.engine.sampler import sample
@@ -125,7 +124,7 @@ class Engine:
             if isinstance(result, MultigraftError):
                 self._end(request, Failed(result))
             else:
-                self._queue(request)
+                self._queue(replace(request, loaded=self._clock()))
         error = result if isinstance(result, MultigraftError) else None
         self._tiers.tell(digest, error)
         self.merger.arrived(digest, error)
@@ -334,8 +333,9 @@ class Engine:
     def _answer_pooling_rows(self, plan: StepPlan, hidden: Tensor) -> None:
         parts = plan.spans(lambda part: part.row.pooling is not None)
         rows = [PoolingRow(part.row, start, stop) for part, start, stop in parts]
+        began = self._clock()
         for row, values in pooling_answers(hidden, rows, self._device.head, self._passes.base_pooler):
-            self._answer(row, values)
+            self._answer(row, values, began)
 
     def _extend_generating_rows(self, plan: StepPlan, hidden: Tensor) -> int:
         parts = plan.spans(lambda part: part.row.sampling is not None and part.ends_pending)
@@ -352,15 +352,14 @@ class Engine:
                 self._finish(row, reason)
         return len(rows)
 
-    def _answer(self, row: Row, values: Tensor) -> None:
+    def _answer(self, row: Row, values: Tensor, head: float) -> None:
         emit(row.request, Pooled(values.cpu().numpy()))
-        self._finish(row, "stop")
+        self._finish(row, "stop", head)
 
-    def _finish(self, row: Row, reason: FinishReason) -> None:
+    def _finish(self, row: Row, reason: FinishReason, head: float | None = None) -> None:
         self._save(row, has_ended=True)
         self._scheduler.finish(row)
-        timing = Timing(row.request.arrival, row.started, self._clock(), row.widest_adapters, row.widest_rows)
-        self._end(row.request, Finished(reason, timing))
+        self._end(row.request, Finished(reason, row.timing(self._clock(), head)))
 
     def _end(self, request: Request, event: Event) -> None:
         if request.digest != BASE_DIGEST:

@@ -34,6 +34,19 @@ class Row:
     widest_adapters: int = 1
     widest_rows: int = 1
 
+    def timing(self, finished: float, head: float | None) -> Timing:
+        """When it ran, once it has ended; `head` as in `Timing`."""
+        request = self.request
+        return Timing(
+            request.arrival,
+            self.started,
+            finished,
+            self.widest_adapters,
+            self.widest_rows,
+            request.loaded,
+            head,
+        )
+
     @property
     def num_virtual(self) -> int:
         return self.request.virtual.count

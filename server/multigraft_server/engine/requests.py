@@ -82,8 +82,10 @@ class Request:
     cache_salt: str = ""
     token_type_ids: tuple[int, ...] | None = None
     virtual: VirtualTokens = VirtualTokens()
-    """Filled in by the engine, from the adapter; as is `adapter_bytes`, which its slot takes."""
+    """Filled in by the engine, from the adapter; as is `adapter_bytes`, which its slot takes, and `loaded`, when
+    the adapter came that the request had to wait for."""
     adapter_bytes: int = 0
+    loaded: float | None = None
     pixels: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
 
@@ -124,13 +126,18 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When the request arrived, first ran and ended (`time.monotonic` seconds), and the widest step it was in."""
+    """When the request arrived, first ran and ended (`time.monotonic` seconds), and the widest step it was in.
+
+    `loaded` is when its adapter came, where it had to wait for that; `head` when the heads of its last step began.
+    """
 
     arrival: float
     started: float
     finished: float
     step_adapters: int = 1
     step_rows: int = 1
+    loaded: float | None = None
+    head: float | None = None
 
 
 Event = Token | Pooled | Finished | Failed
