@@ -63,6 +63,7 @@ from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
+from multigraft_server.tracing import Tracing
 from multigraft_server.trimming import Trimmer
 from multigraft_server.uploads import Uploads
 from multigraft_server.watchdog import Watchdog
@@ -104,7 +105,7 @@ def create_app(
     """
     drain = Drain(settings.drain_grace_seconds, settings.drain_deadline_seconds)
     parts = _make_parts(settings, base, engine, registry, store, metrics, drain)
-    app = _with_routes(lifespan=_lifespan, middleware=_middleware(settings, drain, create_console(parts)))
+    app = _with_routes(lifespan=_lifespan, middleware=_middleware(parts, create_console(parts)))
     app.state.parts = parts
     _add_error_handlers(app, settings)
     return app
@@ -174,6 +175,7 @@ def _make_parts(
             timeout_seconds=settings.request_timeout_seconds,
         ),
         uploads=Uploads(settings.max_uploads),
+        tracing=Tracing() if settings.tracing else None,
         started_at=datetime.now(UTC),
     )
 
@@ -189,12 +191,13 @@ def _make_image_reader(settings: ServerSettings, base: Base) -> ImageReader | No
     )
 
 
-def _middleware(settings: ServerSettings, drain: Drain, console: FastAPI) -> list[Middleware]:
+def _middleware(parts: Parts, console: FastAPI) -> list[Middleware]:
     """Outermost first: ids and errors, the console aside, whether it is taken, then the key, then the body."""
+    settings = parts.settings
     return [
-        Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds),
+        Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds, tracing=parts.tracing),
         Middleware(BesideApi, console=console),
-        Middleware(TakeWork, drain=drain),
+        Middleware(TakeWork, drain=parts.drain),
         Middleware(Authenticate),
         Middleware(
             GuardBody,
@@ -247,4 +250,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         for threads in (parts.tokeniser, parts.images, parts.uploads):
             if threads is not None:
                 await asyncio.to_thread(threads.close)
+        if parts.tracing is not None:
+            await asyncio.to_thread(parts.tracing.close)
         parts.leases.check_integrity()

@@ -22,6 +22,7 @@ from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tokenising import Tokeniser
+from multigraft_server.tracing import Tracing
 from multigraft_server.uploads import Uploads
 from multigraft_server.watchdog import Watchdog
 
@@ -50,6 +51,7 @@ class Parts:
     """Of an image base."""
     router: Router
     uploads: Uploads
+    tracing: Tracing | None
     started_at: datetime
 
     def remembering(self) -> Parts:

@@ -126,7 +126,7 @@ def _attributes(call: Call) -> dict[str, Any]:
 
 
 def _phases(call: Call) -> Iterator[Phase]:
-    """What a prediction did one after the other; of several rows from the first one's begin to the last one's end."""
+    """What a prediction did one after the other; of several rows from the first's begin to the last's end."""
     rows = call.timings
     if not rows:
         return

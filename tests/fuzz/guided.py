@@ -15,7 +15,6 @@ INSTRUMENTED = [
     *(f"multigraft_adapters.{name}" for name in ("heads", "manifest", "methods", "strict_json", "tensors_file")),
     *("multigraft_adapters.verify", "multigraft_training.data", "multigraft_training.examples"),
     *(f"multigraft_training.{name}" for name in ("recipe", "recipe_file", "rows", "split_checks", "tasks")),
-    "yaml",
 ]
 SECONDS_PER_INPUT = 20
 MAX_MIB = 3000

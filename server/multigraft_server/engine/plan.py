@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from multigraft_server.engine.kv_table import KVRow
 from multigraft_server.engine.prefix_table import Chain
-from multigraft_server.engine.requests import PoolingParams, Request, SamplingParams
+from multigraft_server.engine.requests import PoolingParams, Request, SamplingParams, Timing
 
 
 @dataclass(slots=True, eq=False)
