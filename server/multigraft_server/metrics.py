@@ -10,7 +10,8 @@ without a valid key, was routed nowhere and is not counted here.
 from __future__ import annotations
 
 import threading
-from typing import Literal, get_args
+from itertools import accumulate
+from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.samples import Sample
@@ -64,6 +65,18 @@ class TaskLabels:
             if len(self._known) < self._limit:
                 self._known.add(task)
         return task if task in self._known else OTHER
+
+
+def _counts(family: Histogram) -> dict[str, tuple[float, ...]]:
+    """The cumulative counts of a histogram with one label, by this label's values.
+
+    Read off the children: what `collect` answers for a hundred tasks takes 15 times as long to build.
+    """
+    with family._lock:
+        children: dict[str, Any] = {labels[0]: child for labels, child in family._metrics.items()}
+    return {
+        label: tuple(accumulate(bucket.get() for bucket in child._buckets)) for label, child in children.items()
+    }
 
 
 def _samples(family: Counter | Histogram) -> list[Sample]:
@@ -163,12 +176,11 @@ class Metrics:
     def times(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """By what is timed and task: how often it was up to each of the bounds, and at all."""
         families = (self._request_seconds, self._first_token_seconds, self._token_seconds, self._queue_seconds)
-        found: dict[tuple[str, str], list[float]] = {}
-        for kind, family in zip(self.bounds, families, strict=True):
-            for sample in _samples(family):
-                if sample.name.endswith("_bucket"):
-                    found.setdefault((kind, sample.labels["task"]), []).append(sample.value)
-        return {series: tuple(counts) for series, counts in found.items()}
+        return {
+            (kind, task): counts
+            for kind, family in zip(self.bounds, families, strict=True)
+            for task, counts in _counts(family).items()
+        }
 
     def outcomes(self) -> dict[tuple[str, str], float]:
         """How many requests ended with an outcome, by that and task."""

@@ -93,3 +93,16 @@ def test_samples_are_not_taken_more_often_than_they_are_needed(
         latencies.tend()
     assert only(latencies).requests == 1
     assert latencies.window().seconds == pytest.approx(PERIOD_SECONDS / 2)
+
+
+def test_counts_are_those_that_prometheus_scrapes(metrics: Metrics) -> None:
+    for seconds in (0.0001, 0.03, 0.03, 4.0, 1000.0):
+        metrics.request("topic", "ok", seconds)
+        metrics.next_token("style", seconds)
+    families = {"request": "request_duration_seconds", "next_token": "inter_token_seconds"}
+    assert set(metrics.times()) == {("request", "topic"), ("next_token", "style")}
+    for (kind, task), counts in metrics.times().items():
+        name = f"multigraft_{families[kind]}_bucket"
+        bounds = [*(str(float(bound)) for bound in metrics.bounds[kind]), "+Inf"]
+        scraped = [metrics.registry.get_sample_value(name, {"task": task, "le": bound}) for bound in bounds]
+        assert list(counts) == scraped
