@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import multigraft_training
-from multigraft_adapters.artifact import read_folder
+from multigraft_adapters.artifact import digest_of, read_folder
 from multigraft_adapters.bases import load_base
 from multigraft_adapters.commands.samples import compare
 from multigraft_adapters.verify import verify
@@ -69,17 +69,22 @@ def test_a_recipe_runs_and_its_artifact_is_served_with_the_trainers_answers(
         taught = {"objective": {}, "data": {"train": "train.jsonl"}, "output": str(tmp_path / "teacher")}
         train(tmp_path, values | taught)
         values["objective"]["teacher"] = {"adapter": str(tmp_path / "teacher" / "adapter")}
+    for name, further in values.get("objective", {}).get("tasks", {}).items():
+        write_jsonl(tmp_path / f"{name}.jsonl", rows_of(further["type"], tmp_path))
+        further |= dict.fromkeys(("train", "validation", "test"), f"{name}.jsonl")
     result, _ = train(tmp_path, values)
     server = server_of(model_type)
-    files = read_folder(result.folder / "adapter")
-    manifest = verify(files, server.spec).manifest
-    task = file.stem
-    response = server.upload(task, files, "production")
-    assert response.status_code == 201, response.text
-    assert response.json()["digest"] == result.digest
-    assert manifest.samples
-    for sample in manifest.samples:
-        answer = server.predict(task, sample.inputs, sample.parameters)
-        assert answer.status_code == 200, answer.text
-        compared = compare(manifest.task_type, sample.output, answer.json(), TOLERANCE)
-        assert compared.agrees, (compared, sample.output, answer.json())
+    assert result.adapters
+    for task, folder in result.adapters.items():
+        files = read_folder(folder)
+        manifest = verify(files, server.spec).manifest
+        name = f"{file.stem}-{task}"
+        response = server.upload(name, files, "production")
+        assert response.status_code == 201, response.text
+        assert response.json()["digest"] == digest_of(files)
+        assert manifest.samples
+        for sample in manifest.samples:
+            answer = server.predict(name, sample.inputs, sample.parameters)
+            assert answer.status_code == 200, answer.text
+            compared = compare(manifest.task_type, sample.output, answer.json(), TOLERANCE)
+            assert compared.agrees, (compared, sample.output, answer.json())

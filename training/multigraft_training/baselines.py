@@ -37,7 +37,6 @@ MAX_BYTES = 2**29
 """Of states, which `auto` keeps for a head at most."""
 STEP_COST = 2.5
 """What a training step costs, in forward passes."""
-BASELINES_FILE = "baselines.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,10 @@ class Machine:
 
 
 def measure_baselines(
-    setup: ObjectiveSetup, split: Sequence[Encoded], place: Path, watch: Watch, machine: Machine
+    setup: ObjectiveSetup, split: Sequence[Encoded], file: Path, watch: Watch, machine: Machine
 ) -> dict[str, float]:
     """All that a recipe wants on a split; `majority_of` and `frozen_of` say what."""
-    return majority_of(setup, split) | frozen_of(setup, split, place, watch, machine)
+    return majority_of(setup, split) | frozen_of(setup, split, file, watch, machine)
 
 
 def majority_of(setup: ObjectiveSetup, split: Sequence[Encoded]) -> dict[str, float]:
@@ -64,25 +63,25 @@ def majority_of(setup: ObjectiveSetup, split: Sequence[Encoded]) -> dict[str, fl
 
 
 def frozen_of(
-    setup: ObjectiveSetup, split: Sequence[Encoded], place: Path, watch: Watch, machine: Machine
+    setup: ObjectiveSetup, split: Sequence[Encoded], file: Path, watch: Watch, machine: Machine
 ) -> dict[str, float]:
     """The metrics on a split of the frozen base, as far as the recipe wants them: `head_only_...` with a head that
     is trained on the base's states by the run's settings, at the learning rate of the method `head`; `base_...`
     for a task that has no head.
 
-    What was measured is kept in the folder `place`, for a run that goes on. The states are computed once. Torch's
+    What was measured is kept in `file`, for a run that goes on. The states are computed once. Torch's
     random state stays. Raises TrainingStoppedError when somebody asked for it.
     """
     if not _is_wanted(setup, split, watch):
         return {}
     facts = {"base": setup.spec.fingerprint, "data": setup.dataset.content_hash}
     identity = json.loads(json.dumps(identity_of(setup.recipe, **facts)))
-    found = _kept(place / BASELINES_FILE, identity)
+    found = _kept(file, identity)
     if found is None:
         with torch.random.fork_rng(devices=[machine.device] if machine.device.type == "cuda" else []):
             torch.manual_seed(setup.recipe.training.seed)
             found = _measured(setup, split, watch.wish, machine)
-        write_json(place / BASELINES_FILE, {"of": identity, "metrics": found})
+        write_json(file, {"of": identity, "metrics": found})
     for name, value in found.items():
         setup.report.note(f"baseline: {name} {value:.3f}")
     return found

@@ -24,7 +24,8 @@ class Encoded:
     `length` is given where more or others than `input_ids` are computed: an image's patches, whose `pixels`
     (channels, height, width) are read when they are needed, or both texts of a pair. `about` is what the task
     wants to find again in a batch; `more` are the further windows of a text that is longer than one. `states`
-    (length, hidden) are what a frozen base made of it, to be computed with in place of its tokens.
+    (length, hidden) are what a frozen base made of it, to be computed with in place of its tokens. `task`
+    tells by number which of several tasks it is of.
     """
 
     input_ids: list[int]
@@ -38,6 +39,7 @@ class Encoded:
     more: tuple[Encoded, ...] = ()
     soft: tuple[float, ...] | None = None
     states: Tensor | None = None
+    task: int = 0
 
     @property
     def num_tokens(self) -> int:

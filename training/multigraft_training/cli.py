@@ -131,8 +131,6 @@ def _train(
     result = run(read, source, data_dir, report, Watch(resume=resume, wish=wish, draws=True))
     if result.digest is None:
         report.note(f"{result.folder / MODEL_FOLDER}: a whole model; method.extract makes an adapter of it")
-    else:
-        adapter = result.folder / "adapter"
-        report.note(f"{adapter}: {result.digest}")
-        report.note(f"next: multigraft push {adapter} --task {read.task.name} --alias production")
+    for task, adapter in result.adapters.items():
+        report.note(f"next: multigraft push {adapter} --task {task} --alias production")
     return [f"{name} {value:.3f}" for name, value in result.metrics.items()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from multigraft_adapters import __version__
 from multigraft_adapters.artifact import MANIFEST_FILE, read_folder, write_folder
@@ -39,24 +40,35 @@ class RunFacts:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def export(
-    model: Any, task: TrainingTask, facts: RunFacts, examples: Sequence[Example], folder: Path
-) -> VerifiedAdapter:
-    """Write the adapter of a trained PEFT model to `folder`, at once, and return it as verified.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A verified adapter that is not written yet, with the trained model's outputs on the examples `checked`."""
 
-    `examples` are those that samples and checks are taken from. The model is used up: it is made fp32 and its
-    delta is taken off. Raises InvalidAdapterError, IntegrityError, DataFolderError; then nothing is written.
-    """
+    model: Any
+    task: TrainingTask
+    adapter: VerifiedAdapter
+    checked: Sequence[Example]
+    expected: Sequence[Tensor]
+
+    def write(self, folder: Path) -> VerifiedAdapter:
+        """Check the reference apply, and write the adapter to `folder`, at once. The model is used up: its delta
+        is taken off. Raises IntegrityError, DataFolderError; then nothing is written."""
+        check_reference(without_delta(self.model), self.task, self.adapter, self.checked, self.expected)
+        write_folder(folder, self.adapter.files)
+        return self.adapter
+
+
+def draft(model: Any, task: TrainingTask, facts: RunFacts, examples: Sequence[Example]) -> Draft:
+    """The adapter of a trained PEFT model, which is made fp32. `examples` are those that samples and checks are
+    taken from. Models that share a delta are all drafted before one is written. Raises InvalidAdapterError."""
     files = _peft_files(model)
     model.float().eval()
+    checked = examples[:NUM_CHECKED]
     with torch.inference_mode():
         samples = task.samples(model, examples)
-        checked = examples[:NUM_CHECKED]
         expected = [task.outputs(model, example) for example in checked]
     adapter = verify({**files, MANIFEST_FILE: manifest_bytes(_manifest(model, task, facts, samples))}, facts.spec)
-    check_reference(without_delta(model), task, adapter, checked, expected)
-    write_folder(folder, adapter.files)
-    return adapter
+    return Draft(model, task, adapter, checked, expected)
 
 
 def check_exportable(model: Any, task: TrainingTask, facts: RunFacts) -> None:

@@ -59,6 +59,8 @@ def cross_validate(
     fewer examples than folds, InvalidRecipeError where the output holds another cross-validation.
     """
     recipe, source = read_recipe(file, overrides)
+    if len(recipe.of_tasks()) > 1:
+        raise source.error("objective.name", "cross-validation takes one task")
     dataset = load_dataset(recipe.data, recipe.task.type, recipe.training.seed)
     pool = [*dataset.train, *dataset.validation]
     if len(pool) < num_folds:

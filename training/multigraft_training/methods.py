@@ -50,7 +50,8 @@ class Surroundings:
     """What a config depends on beside the recipe.
 
     `folder` is the base's, `model_config` transformers' config of the task's model, `head_modules` those saved
-    with the delta; `is_transposed` tells that the base keeps its weights as (in, out).
+    with the delta; `is_transposed` tells that the base keeps its weights as (in, out). `excluded` are the paths of
+    modules that the delta leaves alone, since a task that shares it has them not.
     """
 
     spec: BaseSpec
@@ -59,6 +60,7 @@ class Surroundings:
     peft_type: str | None
     head_modules: tuple[str, ...]
     is_transposed: bool
+    excluded: tuple[str, ...] = ()
 
     @property
     def common(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def _lora(method: LoraPart, around: Surroundings) -> PeftConfig:
         "use_rslora": method.rslora,
         "use_dora": method.dora,
         "target_modules": targets,
+        "exclude_modules": list(around.excluded) or None,
         "rank_pattern": dict(method.rank_pattern),
         "alpha_pattern": dict(method.alpha_pattern),
         "bias": method.bias,
@@ -130,6 +133,7 @@ def _ia3(method: Ia3Part, around: Surroundings) -> PeftConfig:
     return IA3Config(
         target_modules=target_names("targets", targets, around.spec),
         feedforward_modules=sorted(set(feedforward)),
+        exclude_modules=list(around.excluded) or None,
         fan_in_fan_out=around.is_transposed,
         **around.common,
     )

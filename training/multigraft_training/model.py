@@ -35,11 +35,13 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     longest: int,
+    excluded: tuple[str, ...] = (),
 ) -> Any:
     """The PEFT model to train: the base in `dtype`, what is trained in fp32, begun from torch's random state.
 
-    `longest` is the longest example in tokens. Raises UnsupportedBaseError when the task needs a part that the
-    base has no weights for, ValueError as `peft_config` does.
+    `longest` is the longest example in tokens; no delta comes to the modules at the paths `excluded`. Raises
+    UnsupportedBaseError when the task needs a part that the base has no weights for, ValueError as `peft_config`
+    does.
     """
     if isinstance(method, FullPart):
         dtype = torch.float32
@@ -51,6 +53,7 @@ def load_model(
         peft_type=task.peft_type,
         head_modules=task.head_modules,
         is_transposed=any(isinstance(module, Conv1D) for module in model.modules()),
+        excluded=excluded,
     )
     if isinstance(method, HeadPart | FullPart):
         peft_model = _without_delta(model, method, around)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from multigraft_training.batches import Encoded
-from multigraft_training.export import RunFacts, export
+from multigraft_training.export import Draft, RunFacts, draft
 from multigraft_training.full import MODEL_FOLDER, extract, save_whole
 from multigraft_training.model import load_model
 from multigraft_training.objectives import ObjectiveSetup
+from multigraft_training.objectives.multi_task import metrics_of
+from multigraft_training.plots import Predictions
 from multigraft_training.progress import Fit
 from multigraft_training.recipe_methods import FullPart, LoraPart
 from multigraft_training.run_folder import RunFolder, write_json
@@ -21,61 +22,84 @@ from multigraft_training.run_page import predictions, write_page
 from multigraft_training.task_data import TaskData
 from multigraft_training.trainer import Trainer, measuring
 
+ADAPTER_FOLDER = "adapter"
+ADAPTERS_FOLDER = "adapters"
+"""Of a run's folder: the only task's adapter, and those of several, by name."""
+
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A training that has ended well, with what it is told beside: `baselines` stand beside its metrics, `reader`
-    is the base's tokenizer or image processor."""
+class TrainedTask:
+    """A task of a training that has ended well, with what it is told beside its metrics."""
 
     around: ObjectiveSetup
     data: TaskData
-    trainer: Trainer
-    fit: Fit
-    reader: Any
+    model: Any
     facts: RunFacts
     baselines: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The metrics, those of each of several tasks under `<task>.<metric>`; and the adapters' folders by task, with
+    their digests."""
+
+    metrics: dict[str, float]
+    adapters: dict[str, Path]
+    digests: dict[str, str]
+
+
 def write_outcome(
-    trained: Trained, folder: RunFolder, output: Path, *, draws: bool
-) -> tuple[dict[str, float], str | None]:
-    """Measure the trained model, export its adapter and fill `output`, with plots where `draws` says so.
-
-    Returns the metrics and the adapter's digest, None where none was made. Raises as `export` does.
-    """
-    around, data, trainer = trained.around, trained.data, trained.trainer
-    recipe, task = around.recipe, data.task
-    if data.test is None:
-        around.report.note("no test split: the metrics are those of the validation split")
-    own = trained.fit.best.metrics if data.test is None else trainer.evaluate(measuring(task, data.test))
-    exported, extracted = own, dict[str, float]()
-    if isinstance(recipe.method, FullPart):
-        save_whole(trainer.model, trained.reader, output / MODEL_FOLDER)
-        exported = _extract(recipe.method, around, trainer, data.measured)
-        extracted = {f"extracted_{name}": value for name, value in exported.items()}
-    metrics = own | extracted | dict(trained.baselines)
-    seen = predictions(trainer, task, data.measured) if draws else None
-    with folder.keeping_checkpoint():
-        digest = None
+    tasks: Sequence[TrainedTask], trainer: Trainer, fit: Fit, reader: Any, folder: RunFolder, *, draws: bool
+) -> Outcome:
+    """Measure what was trained, export the adapters and fill the run's folder, with plots where `draws` says so.
+    `reader` is the base's tokenizer or image processor. Raises as `draft` and `Draft.write` do."""
+    output, is_one = folder.path, len(tasks) == 1
+    named = [(one.around.recipe.task.name, one) for one in tasks]
+    metrics: dict[str, float] = {}
+    adapters: dict[str, Path] = {}
+    seen: dict[str, Predictions] = {}
+    drafts: dict[str, Draft] = {}
+    for name, one in named:
+        own = _metrics(one, trainer, fit, "" if is_one else name)
+        found = predictions(trainer, one.model, one.data.task, one.data.measured) if draws else None
+        seen |= {} if found is None else {"" if is_one else name: found}
+        exported, beside, model = own, dict(one.baselines), one.model
+        if isinstance(one.around.recipe.method, FullPart):
+            save_whole(model, reader, output / MODEL_FOLDER)
+            exported, model = _extract(one.around.recipe.method, one, trainer)
+            beside = {f"extracted_{metric}": value for metric, value in exported.items()} | beside
+        metrics |= own | beside if is_one else {f"{name}.{key}": value for key, value in (own | beside).items()}
         if exported:
-            told = replace(trained.facts, metrics=exported | dict(trained.baselines))
-            digest = export(trainer.model, task, told, data.told, output / "adapter").digest
+            told = replace(one.facts, metrics=exported | dict(one.baselines))
+            drafts[name] = draft(model, one.data.task, told, one.data.told)
+            adapters[name] = output / ADAPTER_FOLDER if is_one else output / ADAPTERS_FOLDER / name
+    with folder.keeping_checkpoint():
+        digests = {name: one.write(adapters[name]).digest for name, one in drafts.items()}
         write_json(output / "metrics.json", metrics)
-        write_json(output / "epochs.json", [asdict(epoch) for epoch in trained.fit.epochs])
+        write_json(output / "epochs.json", [asdict(epoch) for epoch in fit.epochs])
         if draws:
-            write_page(output, recipe, metrics, digest, seen)
-    folder.end(metrics, digest)
-    return metrics, digest
+            write_page(output, tasks[0].around.recipe, metrics, list(digests.values()), seen)
+    folder.end(metrics, next(iter(digests.values()), None))
+    return Outcome(metrics, adapters, digests)
 
 
-def _extract(
-    method: FullPart, around: ObjectiveSetup, trainer: Trainer, split: Sequence[Encoded]
-) -> dict[str, float]:
-    """Put the LoRA that is wanted of a full fine-tune in its place; its metrics, none where none is wanted."""
+def _metrics(one: TrainedTask, trainer: Trainer, fit: Fit, name: str) -> dict[str, float]:
+    """Of the test split; of validation in the best epoch where there is none. `name` is of one of several
+    tasks."""
+    if one.data.test is not None:
+        test = one.data.test
+        return trainer.evaluate(lambda _, batches: one.data.task.evaluate(one.model, batches(test)))
+    of_task = f"{name}: " if name else ""
+    one.around.report.note(f"{of_task}no test split: the metrics are those of the validation split")
+    return metrics_of(name, fit.best.metrics) if name else fit.best.metrics
+
+
+def _extract(method: FullPart, one: TrainedTask, trainer: Trainer) -> tuple[dict[str, float], Any]:
+    """The LoRA that is wanted of a full fine-tune, and its metrics; none where none is wanted."""
     if method.extract is None:
-        return {}
+        return {}, one.model
     part = LoraPart(rank=method.extract, alpha=method.extract, bias="all")
-    device = trainer.model.device
+    around, device = one.around, one.model.device
     lora = load_model(around.folder, around.spec, around.task, part, device=device, dtype=torch.float32, longest=1)
-    trainer.model = extract(trainer.model, lora)
-    return trainer.evaluate(measuring(around.task, split))
+    trainer.model = extract(one.model, lora)
+    return trainer.evaluate(measuring(around.task, one.data.measured)), trainer.model

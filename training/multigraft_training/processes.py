@@ -33,10 +33,13 @@ class Processes:
         return list(chosen[self.rank :: self.size])
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Give every process the sum of all processes' gradients."""
+        """Give every process the sum of all processes' gradients; what none has computed stays without."""
         if self.size == 1:
             return
-        for parameter in parameters:
+        computed = self.sum(*(parameter.grad is not None for parameter in parameters))
+        for parameter, count in zip(parameters, computed, strict=True):
+            if not count:
+                continue  # of another task than the step is, say
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             distributed.all_reduce(parameter.grad)

@@ -8,28 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
-from multigraft_adapters.errors import InvalidRecipeError, InvalidRequestError
+from multigraft_adapters.errors import InvalidRecipeError
 from multigraft_adapters.manifest import TaskType
-from multigraft_adapters.registry.names import check_task_name
 from multigraft_training.recipe_file import FieldPath, RecipeDocument, read_document
 from multigraft_training.recipe_methods import METHOD_PARTS, UNKNOWN_METHOD, LoraPart, MethodPart
 from multigraft_training.recipe_objectives import (
     OBJECTIVE_PARTS,
     UNKNOWN_OBJECTIVE,
+    MultiTaskPart,
     ObjectivePart,
     SupervisedPart,
+    prompt_of,
+    task_name,
     unlabelled_problem,
 )
 
 RecipeTaskType = TaskType
 Baselines = Literal["auto", "all", "majority", "none"]
 Precision = Literal["auto", "bfloat16", "float32"]
-REQUIRED_PATHS: tuple[FieldPath, ...] = tuple(
-    ("data", split) for split in ("train", "validation", "test", "unlabelled")
-)
+SPLITS = ("train", "validation", "test")
+REQUIRED_PATHS: tuple[FieldPath, ...] = tuple(("data", split) for split in (*SPLITS, "unlabelled"))
 PATHS: tuple[FieldPath, ...] = (*REQUIRED_PATHS, ("objective", "teacher", "adapter"))
 """The fields that name files or folders; those that are not required may be made before the run."""
 
@@ -48,18 +57,12 @@ class TaskPart(_Part):
     @field_validator("name")
     @classmethod
     def _is_a_task_name(cls, name: str) -> str:
-        try:
-            check_task_name(name, base_name="")
-        except InvalidRequestError as error:
-            raise ValueError(error.message) from None
-        return name
+        return task_name(name)
 
     @field_validator("prompt")
     @classmethod
     def _is_for_generation(cls, prompt: str | None, info: ValidationInfo) -> str | None:
-        if prompt is not None and info.data.get("type", "text-generation") != "text-generation":
-            raise ValueError("only a text-generation task has a prompt")
-        return prompt
+        return prompt_of(prompt, info)
 
 
 class DataPart(_Part):
@@ -123,6 +126,22 @@ class Recipe(_Part):
     baselines: Baselines = "auto"
     output: str = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _names_tasks_once(self) -> Recipe:
+        if isinstance(self.objective, MultiTaskPart) and self.task.name in self.objective.tasks:
+            raise ValueError(f"task: {self.task.name} is the name of a further task, too")
+        return self
+
+    def of_tasks(self) -> list[Recipe]:
+        """A recipe for each task that is trained: this one, and one for each that a multi-task objective adds."""
+        further = self.objective.tasks if isinstance(self.objective, MultiTaskPart) else {}
+        tasks = {name: TaskPart(name=name, type=task.type, prompt=task.prompt) for name, task in further.items()}
+        data = {
+            name: DataPart(train=task.train, validation=task.validation, test=task.test)
+            for name, task in further.items()
+        }
+        return [self, *(self.model_copy(update={"task": tasks[name], "data": data[name]}) for name in further)]
+
 
 @dataclass(frozen=True, slots=True)
 class RecipeSource:
@@ -166,7 +185,10 @@ def _with_usual_rate(recipe: Recipe) -> Recipe:
 
 
 def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
-    for path in PATHS:
+    further = document.get(("objective", "tasks"))
+    names = further if isinstance(further, dict) else ()
+    of_tasks = tuple(("objective", "tasks", name, split) for name in names for split in SPLITS)
+    for path in (*PATHS, *of_tasks):
         value = document.get(path)
         if not isinstance(value, str) or not value:
             continue
@@ -175,7 +197,7 @@ def _resolve_data_paths(document: RecipeDocument) -> Iterator[str]:
         if path not in document.overridden:
             candidates.insert(0, document.file.resolve().parent / given)
         found = next((candidate for candidate in candidates if candidate.exists()), None)
-        if found is None and path in REQUIRED_PATHS:
+        if found is None and path in (*REQUIRED_PATHS, *of_tasks):
             yield f"{document.place(path)}: {'.'.join(path)}: no such file or folder: {value}"
         elif found is not None:
             document.set(path, str(found.resolve()))

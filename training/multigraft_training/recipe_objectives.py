@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from multigraft_adapters.errors import InvalidRequestError
+from multigraft_adapters.manifest import TaskType
+from multigraft_adapters.registry.names import check_task_name
 
 BALANCED = "balanced"
 UNKNOWN_OBJECTIVE = "unknown_objective"
@@ -131,12 +144,47 @@ class DistillationPart(_Objective):
     alpha: Share = 0.5
 
 
+class FurtherTask(_Part):
+    """A task that the same delta is trained for, with its own data, head and share of the steps; the fields are
+    those of `task` and `data`."""
+
+    type: TaskType
+    train: FilePath
+    validation: FilePath | None = None
+    test: FilePath | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    weight: Positive = 1.0
+
+    @field_validator("prompt")
+    @classmethod
+    def _is_for_generation(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        return prompt_of(prompt, info)
+
+
+class MultiTaskPart(_Objective):
+    """One delta for the recipe's task and further `tasks`, by name; each step is of one task. How many steps a
+    task gets goes by `sampling`: its number of examples, the same to the power of 1 / `temperature`, or its
+    weight, which is `weight` for the recipe's own task. An epoch has as many examples as all tasks together."""
+
+    name: Literal["multi-task"]
+    tasks: Annotated[dict[str, FurtherTask], Field(min_length=1)]
+    sampling: Literal["proportional", "temperature", "weights"] = "proportional"
+    temperature: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    weight: Positive = 1.0
+
+    @field_validator("tasks")
+    @classmethod
+    def _have_names(cls, tasks: dict[str, FurtherTask]) -> dict[str, FurtherTask]:
+        return {task_name(name): task for name, task in tasks.items()}
+
+
 OBJECTIVE_PARTS: dict[str, type[_Objective]] = {
     "supervised": SupervisedPart,
     "pseudo-labels": PseudoLabelsPart,
     "distillation": DistillationPart,
     "continued": ContinuedPart,
     "mmd": MmdPart,
+    "multi-task": MultiTaskPart,
 }
 NAMES = ", ".join(OBJECTIVE_PARTS)
 
@@ -149,6 +197,22 @@ def unlabelled_problem(objective: Any, is_given: bool) -> str | None:
     if part is not None and part.unlabelled == "unused" and is_given:
         return f"the objective {name!r} uses no unlabelled data"
     return None
+
+
+def task_name(name: str) -> str:
+    """The name, if a task may have it. Raises ValueError."""
+    try:
+        check_task_name(name, base_name="")
+    except InvalidRequestError as error:
+        raise ValueError(error.message) from None
+    return name
+
+
+def prompt_of(prompt: str | None, info: ValidationInfo) -> str | None:
+    """The prompt, if a task of the type that was read before it may have one. Raises ValueError."""
+    if prompt is not None and info.data.get("type", "text-generation") != "text-generation":
+        raise ValueError("only a text-generation task has a prompt")
+    return prompt
 
 
 def _name_of(value: Any) -> Any:
@@ -166,7 +230,8 @@ ObjectivePart = Annotated[
     | Annotated[PseudoLabelsPart, Tag("pseudo-labels")]
     | Annotated[DistillationPart, Tag("distillation")]
     | Annotated[ContinuedPart, Tag("continued")]
-    | Annotated[MmdPart, Tag("mmd")],
+    | Annotated[MmdPart, Tag("mmd")]
+    | Annotated[MultiTaskPart, Tag("multi-task")],
     Discriminator(
         _name_of, custom_error_type=UNKNOWN_OBJECTIVE, custom_error_message=f"the objectives are {NAMES}"
     ),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ from multigraft_training.data import Dataset
 from multigraft_training.export import RunFacts, check_exportable
 from multigraft_training.memory import advice_for, estimate_memory, gib, memory_at_hand
 from multigraft_training.model import keep_less, load_model
-from multigraft_training.objectives import make_objective, set_head_dropout
-from multigraft_training.outcome import Trained, write_outcome
+from multigraft_training.objectives import ObjectiveSetup, make_objective, set_head_dropout
+from multigraft_training.outcome import TrainedTask, write_outcome
 from multigraft_training.processes import Processes, join
 from multigraft_training.progress import Fit
 from multigraft_training.recipe import Recipe, RecipeSource
+from multigraft_training.recipe_methods import LoraPart
 from multigraft_training.report import Report
 from multigraft_training.run_folder import RunFolder, Watch, identity_of, write_json
+from multigraft_training.shared_model import SharedModel
 from multigraft_training.task_data import TaskData, prepare, read_data, setup_of
 from multigraft_training.tasks import TrainingTask
 from multigraft_training.tasks.classification import pad_token_id
@@ -51,9 +53,9 @@ RANK_STRIDE = 1_000_003
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run leaves behind; `metrics` are of the test split, or of validation where there is no test.
-    `num_trained` counts the parameters that were trained, `num_tokens` the tokens of an epoch. `digest` is None
-    where no adapter was made; what a full fine-tune's metrics become in the LoRA extracted from it is there as
-    `extracted_...`."""
+    `num_trained` counts the parameters that were trained, `num_tokens` the tokens of train. `digest` is None where
+    no adapter was made, and the first of several tasks'; `adapters` are their folders by task. What a full
+    fine-tune's metrics become in the LoRA extracted from it is there as `extracted_...`."""
 
     folder: Path
     digest: str | None
@@ -61,6 +63,7 @@ class RunResult:
     fit: Fit
     num_trained: int
     num_tokens: int
+    adapters: Mapping[str, Path]
 
 
 def run(
@@ -78,30 +81,40 @@ def run(
     with the way to go on.
     """
     processes = join()
-    dataset = dataset or read_data(recipe, report)
+    recipes = recipe.of_tasks()
+    datasets = [dataset or read_data(recipe, report), *(read_data(one, report) for one in recipes[1:])]
     output = check_data_dir(Path(recipe.output))
     folder = resolve_base(recipe.base, data_dir)
     spec = read_spec(base_display_name(recipe.base), folder)
     reader = load_tokenizer(folder) if spec.image is None else load_image_processor(folder)
-    data = prepare(recipe, source, spec, folder, reader, dataset, report)
-    around = setup_of(data, source, spec, folder, data_dir, report)
-    objective = make_objective(around)
+    tasks = [
+        prepare(one, source, spec, folder, reader, found, report)
+        for one, found in zip(recipes, datasets, strict=True)
+    ]
+    setups = [setup_of(one, source, spec, folder, data_dir, report) for one in tasks]
+    objective = make_objective(replace(setups[0], others=setups[1:]))
 
-    run_folder = _run_folder(output, recipe, spec, dataset, watch, report, processes)
+    run_folder = _run_folder(output, recipe, spec, datasets, watch, report, processes)
     dtype = pick_dtype(recipe.training.precision, processes.device)
     machine = Machine(processes.device, dtype, pad_token_id(reader))
-    baselines = processes.from_main(lambda: measure_baselines(around, data.measured, output, watch, machine))
+    baselines = processes.from_main(
+        lambda: [
+            measure_baselines(setup, one.measured, output / _baselines_file(setups, setup), watch, machine)
+            for setup, one in zip(setups, tasks, strict=True)
+        ]
+    )
     torch.manual_seed(recipe.training.seed)
-    longest = max(example.num_tokens for example in data.train)
     at_hand = memory_at_hand(processes.device)
-    model = _model(recipe, source, spec, folder, data.task, processes.device, dtype, longest)
-    _check_memory(recipe, source, model, data.train, at_hand, report)
-    set_base_dropout(model, recipe.training.base_dropout)
-    _keep_less(recipe, source, model)
-    set_head_dropout(model, data.task, recipe.objective.head_dropout)
-    facts = RunFacts(spec, data.max_length, data_hash=dataset.content_hash, seed=recipe.training.seed)
-    _check_exportable(model, data.task, facts, source)
-    report.note(_summary(recipe, spec, model, dtype, data))
+    models = _models(source, spec, folder, tasks, machine)
+    model = models[0] if len(models) == 1 else SharedModel(models)
+    _check_memory(recipe, source, model, [example for one in tasks for example in one.train], at_hand, report)
+    facts = [RunFacts(spec, one.max_length, one.dataset.content_hash, recipe.training.seed) for one in tasks]
+    for own, one, fact in zip(models, tasks, facts, strict=True):
+        set_base_dropout(own, recipe.training.base_dropout)
+        _keep_less(recipe, source, own)
+        set_head_dropout(own, one.task, recipe.objective.head_dropout)
+        _check_exportable(own, one.task, fact, source)
+        report.note(_summary(one, spec, own, dtype))
     if not processes.is_main:
         # They began with the same tensors; what is random in training must differ between them.
         torch.manual_seed(recipe.training.seed + RANK_STRIDE * processes.rank)
@@ -110,24 +123,32 @@ def run(
     fit = trainer.fit(report, run_folder)
 
     def finish() -> RunResult:
-        trained = Trained(around, data, trainer, fit, reader, facts, baselines)
-        metrics, digest = write_outcome(trained, run_folder, output, draws=watch.draws)
-        return RunResult(output, digest, metrics, fit, num_trained, sum(one.num_tokens for one in data.train))
+        parts = zip(setups, tasks, models, facts, baselines, strict=True)
+        trained = [TrainedTask(*part) for part in parts]
+        found = write_outcome(trained, trainer, fit, reader, run_folder, draws=watch.draws)
+        num_tokens = sum(example.num_tokens for one in tasks for example in one.train)
+        digest = next(iter(found.digests.values()), None)
+        return RunResult(output, digest, found.metrics, fit, num_trained, num_tokens, found.adapters)
 
     return processes.from_main(finish)
+
+
+def _baselines_file(setups: Sequence[ObjectiveSetup], setup: ObjectiveSetup) -> str:
+    return "baselines.json" if len(setups) == 1 else f"baselines-{setup.recipe.task.name}.json"
 
 
 def _run_folder(
     output: Path,
     recipe: Recipe,
     spec: BaseSpec,
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     watch: Watch,
     report: Report,
     processes: Processes,
 ) -> RunFolder:
     """The run's folder with its config. Raises InvalidRecipeError when another recipe's run was stopped in it."""
-    identity = identity_of(recipe, data=dataset.content_hash, base=spec.fingerprint, processes=processes.size)
+    data = "+".join(dataset.content_hash for dataset in datasets)
+    identity = identity_of(recipe, data=data, base=spec.fingerprint, processes=processes.size)
     seconds = recipe.training.checkpoint_seconds
     folder = RunFolder(output, identity, watch, report, processes, checkpoint_seconds=seconds)
     if processes.is_main:
@@ -144,21 +165,22 @@ def _check_exportable(model: Any, task: TrainingTask, facts: RunFacts, source: R
         raise source.error("method", *error.problems) from error
 
 
-def _model(
-    recipe: Recipe,
-    source: RecipeSource,
-    spec: BaseSpec,
-    folder: Path,
-    task: TrainingTask,
-    device: torch.device,
-    dtype: torch.dtype,
-    longest: int,
-) -> Any:
+def _models(
+    source: RecipeSource, spec: BaseSpec, folder: Path, tasks: Sequence[TaskData], machine: Machine
+) -> list[Any]:
+    """A model for each task; of several, the delta leaves alone what not all of them have."""
+    longest = max(example.num_tokens for one in tasks for example in one.train)
+    targets: list[set[str]] = [set(spec.of_task(one.recipe.task.type).targets) for one in tasks]
+    excluded = tuple(sorted(targets[0].union(*targets) - targets[0].intersection(*targets)))
+    method = tasks[0].recipe.method
+    if excluded and isinstance(method, LoraPart) and method.bias == "all":
+        raise source.error("method.bias", f"all: not every task has {', '.join(excluded)}")
+    options: dict[str, Any] = {"device": machine.device, "dtype": machine.dtype, "longest": longest}
     try:
-        return load_model(folder, spec, task, recipe.method, device=device, dtype=dtype, longest=longest)
+        return [load_model(folder, spec, one.task, method, **options, excluded=excluded) for one in tasks]
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
-        is_field = field in type(recipe.method).model_fields
+        is_field = field in type(method).model_fields
         raise source.error(*((f"method.{field}", problem) if is_field else ("method", str(error)))) from error
 
 
@@ -197,11 +219,12 @@ def _check_memory(
         raise source.error("training.micro_batch_tokens", told)
 
 
-def _summary(recipe: Recipe, spec: BaseSpec, model: Any, dtype: torch.dtype, data: TaskData) -> str:
+def _summary(one: TaskData, spec: BaseSpec, model: Any, dtype: torch.dtype) -> str:
+    recipe = one.recipe
     trainable, total = model.get_nb_trainable_parameters()
     precision = str(dtype).removeprefix("torch.")
     return (
         f"{recipe.task.name} ({recipe.task.type}) on {spec.name}, {precision} on {model.device.type}: "
-        f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test or [])} test examples; "
+        f"{len(one.train)} train, {len(one.validation)} validation, {len(one.test or [])} test examples; "
         f"{recipe.method.name} trains {trainable:,} of {total:,} parameters"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ the recipe, the data and the base has changed."""
 
 State = dict[str, Any]
 
+NO_CHOICE = re.compile(r"training\.checkpoint_seconds|objective\.tasks\..+\.(train|validation|test)")
+"""Fields of a recipe that say when or where, not what."""
+
 Score = tuple[float, ...]
 
 
@@ -54,7 +58,7 @@ class RunFolder:
     """What a trainer tells of its steps, kept in a folder so that a killed run can go on.
 
     `checkpoint_seconds` is the least time between two checkpoints; every epoch ends with one. Of several processes
-    the main one writes. `saved` is the state to go on from.
+    the main one writes. `saved` is the state to go on from, `path` the folder.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class RunFolder:
         self._report = report
         self._processes = processes
         self.saved = processes.from_main(lambda: _saved(self._checkpoints, watch.resume, report, path))
-        self._path = path
+        self.path = path
         self._log: RunLog | None = None
         self._last_saved = self._last_step = time.monotonic()
         self._last_state = 0
@@ -81,7 +85,7 @@ class RunFolder:
     def begin(self, progress: Progress) -> None:
         """Write the first line of a run, or of its going on; a new run's log replaces the one that is there."""
         if self._processes.is_main:
-            self._log = RunLog(self._path / LOG_FILE, is_new=self.saved is None)
+            self._log = RunLog(self.path / LOG_FILE, is_new=self.saved is None)
         if self.saved is None:
             self.log("start", processes=self._processes.size)
         else:
@@ -171,7 +175,7 @@ class RunFolder:
 def identity_of(recipe: Recipe, **facts: Any) -> Identity:
     """What decides a run's result: the recipe's fields, and the facts. Names of places do not."""
     fields = flattened(recipe.model_dump(mode="json", exclude={"base", "data", "output", "baselines"}))
-    return {**{name: value for name, value in fields.items() if name != "training.checkpoint_seconds"}, **facts}
+    return {**{name: value for name, value in fields.items() if not NO_CHOICE.fullmatch(name)}, **facts}
 
 
 def write_json(path: Path, value: Any) -> None:

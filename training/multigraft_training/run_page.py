@@ -29,33 +29,39 @@ pre { background: #f5f5f5; padding: 1rem }
 """
 
 
-def predictions(trainer: Trainer, task: TrainingTask, split: Sequence[Encoded]) -> Predictions | None:
-    """What the trained model says of a split whose rows have one class each; None of other tasks."""
+def predictions(trainer: Trainer, model: Any, task: TrainingTask, split: Sequence[Encoded]) -> Predictions | None:
+    """What a task's trained model says of a split whose rows have one class each; None of other tasks."""
     if not isinstance(task, ClassificationTask) or task.problem.name != "single_label_classification":
         return None
-    found = trainer.each(split, lambda batch: task.logits(trainer.model, batch).softmax(dim=-1))
+    found = trainer.each(split, lambda batch: task.logits(model, batch).softmax(dim=-1))
     truth = np.array([int(example.targets[0]) for example in split])
     return Predictions(task.labels, found.float().numpy(), truth)
 
 
 def write_page(
-    output: Path, recipe: Recipe, metrics: Mapping[str, float], digest: str | None, seen: Predictions | None
+    output: Path,
+    recipe: Recipe,
+    metrics: Mapping[str, float],
+    digests: Sequence[str],
+    seen: Mapping[str, Predictions],
 ) -> None:
     """Draw loss.png and metrics.png, of classes also confusion.png and calibration.png, and put them into
-    run.html."""
+    run.html. What was `seen` of one of several tasks has its name in the files' names; the only task's is
+    empty."""
     log = read_log(output / LOG_FILE)
     draw_loss(output / "loss.png", log)
     draw_metrics(output / "metrics.png", log)
     plots = ["loss.png", "metrics.png"]
-    if seen is not None:
-        draw_confusion(output / "confusion.png", seen)
-        draw_calibration(output / "calibration.png", seen)
-        plots += ["confusion.png", "calibration.png"]
+    for task, found in seen.items():
+        own = [f"{kind}-{task}.png" if task else f"{kind}.png" for kind in ("confusion", "calibration")]
+        draw_confusion(output / own[0], found)
+        draw_calibration(output / own[1], found)
+        plots += own
     config = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     epochs = [line for line in log if line["event"] == "epoch"]
     parts = [
         f"<h1>{escape(recipe.task.name)}</h1><p>{escape(recipe.task.type)} on {escape(recipe.base)}",
-        f"by {escape(recipe.method.name)}: {escape(digest or 'no adapter')}</p>",
+        f"by {escape(recipe.method.name)}: {escape(', '.join(digests) or 'no adapter')}</p>",
         _table(_beside(metrics)),
         *(_image(output / name) for name in plots),
         _table([("epoch", "loss", "validation"), *(_epoch(line) for line in epochs)]),
@@ -73,9 +79,12 @@ def _epoch(line: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _beside(metrics: Mapping[str, float]) -> list[Sequence[str]]:
     """A row for each metric, with a column for each baseline that there is."""
-    kinds = [kind for kind in KINDS if any(name.startswith(f"{kind}_") for name in metrics)]
-    own = [name for name in metrics if not name.startswith(tuple(f"{kind}_" for kind in kinds))]
-    rows = [[name, *(f"{kind}_{name}" for kind in kinds)] for name in own]
+    split = {name: name.rpartition(".") for name in metrics}
+    kinds = [kind for kind in KINDS if any(last.startswith(f"{kind}_") for _, _, last in split.values())]
+    own = [name for name in metrics if not split[name][2].startswith(tuple(f"{kind}_" for kind in kinds))]
+    rows = [
+        [name, *("{}{}{}_{}".format(*split[name][:2], kind, split[name][2]) for kind in kinds)] for name in own
+    ]
     values = [[f"{metrics[one]:.4f}" if one in metrics else "" for one in row] for row in rows]
     return [("metric", "value", *kinds), *((name, *row) for name, row in zip(own, values, strict=True))]
 

@@ -10,6 +10,7 @@ from multigraft_training.objectives.distillation import DistillationObjective
 from multigraft_training.objectives.dropout import set_head_dropout
 from multigraft_training.objectives.losses import check_fields
 from multigraft_training.objectives.mmd import MmdObjective
+from multigraft_training.objectives.multi_task import MultiTaskObjective
 from multigraft_training.objectives.objective import (
     Batches,
     Learner,
@@ -24,6 +25,7 @@ from multigraft_training.recipe_objectives import (
     ContinuedPart,
     DistillationPart,
     MmdPart,
+    MultiTaskPart,
     PseudoLabelsPart,
     SupervisedPart,
 )
@@ -48,6 +50,7 @@ OBJECTIVES: dict[type, Callable[[ObjectiveSetup], Objective]] = {
     DistillationPart: DistillationObjective,
     ContinuedPart: ContinuedObjective,
     MmdPart: MmdObjective,
+    MultiTaskPart: MultiTaskObjective,
 }
 
 

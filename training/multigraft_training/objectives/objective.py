@@ -26,7 +26,8 @@ Batches = Callable[[Sequence[Encoded]], list[Batch]]
 @dataclass(frozen=True, slots=True)
 class ObjectiveSetup:
     """What an objective is made from: the run's choices, its data, and `encode`, which makes tokens of further
-    examples and tells, under a name, how many were cut. `examples` are what `train` was made of."""
+    examples and tells, under a name, how many were cut. `examples` are what `train` was made of; `others` are the
+    further tasks of several."""
 
     recipe: Recipe
     source: RecipeSource
@@ -40,6 +41,7 @@ class ObjectiveSetup:
     validation: Sequence[Encoded]
     encode: Callable[[str, Sequence[Example]], list[Encoded]]
     report: Report
+    others: Sequence[ObjectiveSetup] = ()
 
 
 @dataclass(frozen=True, slots=True)
