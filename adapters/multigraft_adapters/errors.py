@@ -23,6 +23,7 @@ MultigraftError
 │   └── RouteNotFoundError          route_not_found
 ├── MethodNotAllowedError           method_not_allowed
 ├── ConflictError                   conflict
+│   ├── IdempotencyConflictError    idempotency_conflict
 │   ├── MergeRefusedError           merge_refused
 │   └── LeaseLostError              lease_lost
 ├── UnavailableError
@@ -209,6 +210,12 @@ class ConflictError(MultigraftError):
     """The present state does not allow the change."""
 
     code = "conflict"
+
+
+class IdempotencyConflictError(ConflictError):
+    """An idempotency key came again with another body."""
+
+    code = "idempotency_conflict"
 
 
 class MergeRefusedError(ConflictError):

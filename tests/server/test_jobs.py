@@ -119,6 +119,14 @@ def test_the_same_idempotency_key_answers_the_same_job(served: Served) -> None:
     assert answers[0] == answers[1]
 
 
+def test_the_same_idempotency_key_with_another_body_is_refused(served: Served) -> None:
+    body = {"model": served.spec.name, "training_file": upload(served).json()["id"], "seed": 1}
+    first = served.post(JOBS, body, headers={"idempotency-key": "other"}).json()["id"]
+    answer = served.post(JOBS, body | {"seed": 2}, headers={"idempotency-key": "other"})
+    assert answer.status_code == 409 and answer.json()["error"]["code"] == "idempotency_conflict"
+    assert first in answer.json()["error"]["message"] and "request differ" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from multigraft_adapters.errors import ConflictError
+from multigraft_adapters.errors import ConflictError, IdempotencyConflictError
 from multigraft_adapters.registry import job_reading as reading
 from multigraft_adapters.registry.database import Database
 from multigraft_adapters.registry.job_records import (
@@ -35,11 +35,13 @@ class Jobs:
     def create(self, new: NewJob) -> tuple[Job, bool]:
         """A job at the end of the queue; the one that there is for the same idempotency key, and False.
 
-        Raises FileNotStoredError when one of its files is not there.
+        Raises FileNotStoredError when one of its files is not there, IdempotencyConflictError when the key's job
+        was asked to be something else.
         """
         with self._database.writing() as session:
             known = self._known(session, new.idempotency_key)
             if known is not None:
+                _check_same(known, new)
                 return reading.job(known), False
             for id in filter(None, (new.training_file, new.validation_file)):
                 reading.file_row(session, id)
@@ -119,6 +121,18 @@ class Jobs:
 
     def _known(self, session: Session, key: str | None) -> JobRow | None:
         return None if key is None else session.scalar(select(JobRow).filter_by(idempotency_key=key))
+
+
+def _check_same(known: JobRow, new: NewJob) -> None:
+    asked = _row_of(new)
+    names = ("task", "base", "training_file", "validation_file", "request")
+    changed = [name for name in names if getattr(known, name) != getattr(asked, name)]
+    if changed:
+        raise IdempotencyConflictError(
+            f"the key made the job {known.id} of another body, whose {', '.join(changed)} differ; take a new key",
+            param="Idempotency-Key",
+            job=known.id,
+        )
 
 
 def _row_of(new: NewJob) -> JobRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -88,7 +89,7 @@ class JobBody(BaseModel):
         given = {**recipe, **overrides}
         own = ("task.name", PROMOTE)
         return NewJob(
-            task=self._task(given.get("task.name"), base.name),
+            task=self._task(given.get("task.name"), base.name, idempotency_key),
             base=base.name,
             training_file=self.training_file,
             validation_file=self.validation_file,
@@ -109,8 +110,8 @@ class JobBody(BaseModel):
         newer = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
         return newer or self.hyperparameters or Hyperparameters()
 
-    def _task(self, named: Any, base_name: str) -> str:
-        name = str(named) if named is not None else _task_name_of(self.suffix)
+    def _task(self, named: Any, base_name: str, idempotency_key: str | None) -> str:
+        name = str(named) if named is not None else _task_name_of(self.suffix, idempotency_key)
         try:
             check_task_name(name, base_name)
         except InvalidRequestError as error:
@@ -124,10 +125,11 @@ def _own(metadata: dict[str, str]) -> dict[str, str]:
     return {key.removeprefix(OWN_PREFIX): value for key, value in metadata.items() if key.startswith(OWN_PREFIX)}
 
 
-def _task_name_of(suffix: str | None) -> str:
-    """The suffix as a task's name; without one a name that nobody has."""
+def _task_name_of(suffix: str | None, idempotency_key: str | None) -> str:
+    """The suffix as a task's name; without one a name that nobody has, the same for the same key."""
     if suffix is None:
-        return f"ft-{uuid.uuid4().hex[:12]}"
+        unique = uuid.uuid4().hex if idempotency_key is None else sha256(idempotency_key.encode()).hexdigest()
+        return f"ft-{unique[:12]}"
     return re.sub(r"[^a-z0-9._-]+", "-", suffix.lower()).strip("-._") or suffix
 
 
