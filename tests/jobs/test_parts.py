@@ -89,7 +89,9 @@ def test_hyperparameters_become_fields_of_the_recipe_which_win_over_them(order: 
     [
         ("task.type", "image-classification", "no folder of images"),
         ("task.type", "'image-classification'", "no folder of images"),
-        ("objective.name", "distillation", "a job's is one of supervised"),
+        ("objective.name", "distillation", "a job cannot name; a job's is one of supervised"),
+        ("objective.name", "multi-task", "give each task a job of its own"),
+        ("objective.name", "wishing", "a job's is one of supervised, pseudo-labels, continued, mmd"),
         ("method.name", "full", "method.extract"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn import functional
 
 from multigraft_adapters.bases import load_tokenizer, read_spec
@@ -17,15 +18,17 @@ from multigraft_training.batches import Batch, make_batch
 from multigraft_training.examples import CompletionExample, TextExample
 from multigraft_training.model import load_model
 from multigraft_training.objectives import Moment, set_head_dropout
-from multigraft_training.objectives.augmentation import change
+from multigraft_training.objectives.augmentation import augmented, change
 from multigraft_training.objectives.features import features_of, logits_of
 from multigraft_training.objectives.losses import balanced_weights, given_weights, mixed_scores, weighted_loss
 from multigraft_training.recipe_methods import LoraPart, MethodPart, PrefixPart, PromptPart
+from multigraft_training.recipe_objectives import AugmentationPart
+from multigraft_training.report import Report
 from multigraft_training.tasks import TaskSetup
 from multigraft_training.tasks.classification import ClassificationTask
 from multigraft_training.tasks.generation import GenerationTask
 from tests.training.conftest import TinyBase
-from tests.training.made import CHAT_ROWS, CLASS_ROWS, recipe_values, train, write_jsonl
+from tests.training.made import CHAT_ROWS, CLASS_ROWS, recipe_values, rows_of, train, write_jsonl
 
 CPU = torch.device("cpu")
 TEXTS = ["good one", "bad", "so so then", "good"]
@@ -186,6 +189,25 @@ def test_fields_of_all_objectives_are_trained_with_and_told(tmp_path: Path, tiny
     assert train(tmp_path, values)[0].digest == first.digest
     values["objective"]["augmentation"] = {"replace": 0.1}
     assert "augmentation: 0 of" in train(tmp_path, {**values, "training": {"epochs": 1}})[1]
+
+
+def test_of_a_pair_each_copy_has_one_of_both_texts_changed() -> None:
+    pair = TextExample("one two three four", "five six seven", "same")
+    part = AugmentationPart(copies=16, replace=0, insert=0)
+    first, *copies = augmented([pair], part, Path("no-base"), 0, Report(Console(quiet=True)))
+    assert first == pair and {copy.label for copy in copies} == {"same"}
+    changed = {(copy.text != pair.text, copy.text_pair != pair.text_pair) for copy in copies}
+    assert changed == {(True, False), (False, True)}
+
+
+def test_images_are_mixed_and_weighed_but_have_no_words_to_change(tmp_path: Path, tiny_base: TinyBase) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows_of("image-classification", tmp_path))
+    values = recipe_values(tiny_base("vit"), "image-classification", tmp_path, epochs=6)
+    values["objective"] = {"mixup": 0.2, "class_weights": "balanced", "head_dropout": 0.1, "label_smoothing": 0.05}
+    result, _ = train(tmp_path, values)
+    assert result.fit.epochs[-1].loss < result.fit.epochs[0].loss
+    with pytest.raises(InvalidRecipeError, match="objective.augmentation: images have no words to change"):
+        train(tmp_path, {**values, "objective": {"augmentation": {}}})
 
 
 WRONG = {

@@ -12,6 +12,7 @@ import yaml
 
 from multigraft_adapters.errors import InvalidDataError, InvalidRecipeError
 from multigraft_training.recipe_methods import METHOD_PARTS
+from multigraft_training.recipe_objectives import OBJECTIVE_PARTS
 from multigraft_training.rows import Row, read_rows
 
 ORDER_FILE = "order.json"
@@ -29,7 +30,11 @@ TYPE_OF_FIELDS = {
 }
 """The task type of rows that have these fields; the first that fits counts."""
 REFUSED_TYPES = {"image-classification": "its rows name images by path, and a job has no folder of images"}
-OBJECTIVES = ("supervised", "pseudo-labels", "mmd")
+REFUSED_OBJECTIVES = {
+    "distillation": "its teacher is a folder or a base of the worker's, which a job cannot name",
+    "multi-task": "a job makes a version of one task; give each task a job of its own",
+}
+OBJECTIVES = tuple(name for name in OBJECTIVE_PARTS if name not in REFUSED_OBJECTIVES)
 """Those that read no files and no bases beside the job's: a caller never names a path of the worker's."""
 
 
@@ -101,7 +106,8 @@ def _check(given: Mapping[str, Any], task_type: str) -> None:
         problems.append(f"task.type: {task_type}: {REFUSED_TYPES[task_type]}")
     objective = given.get("objective.name", OBJECTIVES[0])
     if objective not in OBJECTIVES:
-        problems.append(f"objective.name: a job's is one of {', '.join(OBJECTIVES)}")
+        why = f"{objective}: {REFUSED_OBJECTIVES[objective]}; " if objective in REFUSED_OBJECTIVES else ""
+        problems.append(f"objective.name: {why}a job's is one of {', '.join(OBJECTIVES)}")
     if given.get("method.name") == "full" and not given.get("method.extract"):
         problems.append("method.extract: a full fine-tune cannot be served; give the rank of the LoRA to extract")
     if problems:

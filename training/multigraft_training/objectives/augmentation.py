@@ -18,7 +18,7 @@ Neighbouring = Neighbours | dict[str, list[str]]
 def augmented(
     examples: Sequence[Example], part: AugmentationPart | None, base: Path, seed: int, report: Report
 ) -> list[Example]:
-    """The examples, each text of them followed by its changed copies; without a part as they are.
+    """The examples, each text or pair of them followed by its changed copies; without a part as they are.
 
     Words are replaced by neighbours among the base's own embeddings, and how many have some is told.
     """
@@ -27,7 +27,10 @@ def augmented(
     known: Neighbouring = {}
     if part.replace or part.insert:
         known = Neighbours(base)
-        words = {word for example in examples if isinstance(example, TextExample) for word in example.text.split()}
+        texts = [
+            text for one in examples if isinstance(one, TextExample) for text in (one.text, one.text_pair or "")
+        ]
+        words = {word for text in texts for word in text.split()}
         found = sum(bool(known.get(word)) for word in words)
         report.note(
             f"augmentation: {found} of {len(words)} different words have neighbours in the base's vocabulary"
@@ -73,13 +76,16 @@ def change(
 def _copies(
     example: Example, part: AugmentationPart, known: Neighbouring, chooser: random.Random
 ) -> list[TextExample]:
-    """The copies that differ from the example: an operation that found nothing to change gives none."""
+    """The copies that differ from the example: an operation that found nothing to change gives none. Of a pair
+    either text is changed, drawn for each copy."""
     assert isinstance(example, TextExample)
     operations = [name for name in ("replace", "insert", "swap", "delete") if getattr(part, name)]
     copies = []
     for number in range(part.copies):
         operation = operations[number % len(operations)]
-        words = change(example.text.split(), operation, getattr(part, operation), known, chooser)
-        copies.append(replace(example, text=" ".join(words)))
-    own = " ".join(example.text.split())
-    return [copy for copy in copies if copy.text != own]
+        side = "text" if example.text_pair is None else chooser.choice(("text", "text_pair"))
+        own = getattr(example, side).split()
+        changed = change(own, operation, getattr(part, operation), known, chooser)
+        if changed != own:
+            copies.append(replace(example, **{side: " ".join(changed)}))
+    return copies

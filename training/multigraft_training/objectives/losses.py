@@ -115,7 +115,10 @@ def check_fields(recipe: Recipe, source: RecipeSource, task: TrainingTask) -> No
     if part.head_dropout is not None and problem is None:
         wrong["head_dropout"] = f"{kind} trains no classification head"
     if part.augmentation is not None and kind != "text-classification":
-        wrong["augmentation"] = f"the labels of {kind} do not bear changed texts"
+        is_image = kind == "image-classification"
+        wrong["augmentation"] = (
+            "images have no words to change" if is_image else f"the labels of {kind} do not bear changed texts"
+        )
     for field, problem_said in wrong.items():
         raise source.error(f"objective.{field}", problem_said)
 
