@@ -35,6 +35,9 @@ MAX_SHARE = 0.2
 """Of a run's own cost: what `auto` spends on a head at most."""
 MAX_BYTES = 2**29
 """Of states, which `auto` keeps for a head at most."""
+MAX_EPOCHS = 30
+"""Of a head, however many the run has: so many are enough, and they are not free."""
+BEFORE = "stopped as asked, before training began: run the same command again"
 STEP_COST = 2.5
 """What a training step costs, in forward passes."""
 
@@ -149,15 +152,19 @@ def _measured(
     trained = _trainer(replace(setup, train=train, validation=validation), model, machine)
     quiet = Report(Console(quiet=True))
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
-        kept = RunFolder(Path(folder), {}, Watch(), quiet, alone(), checkpoint_seconds=math.inf)
-        trained.fit(quiet, kept)
+        kept = RunFolder(Path(folder), {}, Watch(wish=wish), quiet, alone(), checkpoint_seconds=math.inf)
+        try:
+            trained.fit(quiet, kept)
+        except TrainingStoppedError as error:
+            raise TrainingStoppedError(BEFORE) from error
         return _named(HEAD_ONLY, trained.evaluate(measuring(setup.task, measured)))
 
 
 def _trainer(setup: ObjectiveSetup, model: PlainModel, machine: Machine) -> Trainer:
-    rate = {"learning_rate": HeadPart.usual_learning_rate, "head_learning_rate": None}
-    settings = setup.recipe.training.model_copy(update=rate)
-    objective = SupervisedObjective(setup)
+    training = setup.recipe.training
+    own = {"learning_rate": HeadPart.usual_learning_rate, "head_learning_rate": None}
+    settings = training.model_copy(update=own | {"epochs": min(training.epochs, MAX_EPOCHS)})
+    objective = SupervisedObjective(replace(setup, recipe=setup.recipe.model_copy(update={"training": settings})))
     return Trainer(model, objective, settings, pad_id=machine.pad_id, dtype=machine.dtype)
 
 
@@ -170,7 +177,7 @@ def _seen(
     found: dict[int, Encoded] = {}
     for batch in batches:
         if wish.is_set:
-            raise TrainingStoppedError("stopped as asked, before training began: run the same command again")
+            raise TrainingStoppedError(BEFORE)
         output = model.base_model(**batch.inputs())
         states = output.last_hidden_state if pooling is None else _pooled(output, batch, pooling)
         rows = zip(batch.examples, states.float().cpu(), strict=True)

@@ -83,9 +83,10 @@ def _copies(
     copies = []
     for number in range(part.copies):
         operation = operations[number % len(operations)]
-        side = "text" if example.text_pair is None else chooser.choice(("text", "text_pair"))
-        own = getattr(example, side).split()
+        is_second = example.text_pair is not None and chooser.random() < 0.5
+        own = ((example.text_pair if is_second else example.text) or "").split()
         changed = change(own, operation, getattr(part, operation), known, chooser)
         if changed != own:
-            copies.append(replace(example, **{side: " ".join(changed)}))
+            text = " ".join(changed)
+            copies.append(replace(example, text_pair=text) if is_second else replace(example, text=text))
     return copies
