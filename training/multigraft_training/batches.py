@@ -64,11 +64,16 @@ class Batch:
     pixels: Tensor | None = None  # (rows, channels, height, width) fp32
     soft: Tensor | None = None  # (rows, labels) a teacher's logits, fp32
     states: Tensor | None = None  # (rows, length, hidden) a frozen base's
+    positions: Tensor | None = None  # (rows, length) of each token in its example, where rows hold several
+    owners: Tensor | None = None  # (rows, length) the number of each token's example, where rows hold several
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of a transformers model."""
         if self.states is not None:
             return {"inputs_embeds": self.states, "attention_mask": self.attention_mask}
+        if self.positions is not None:
+            # NOTE: transformers looks for examples in a row only where it is given no mask.
+            return {"input_ids": self.input_ids, "position_ids": self.positions}
         if self.pixels is not None:
             return {"pixel_values": self.pixels}
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
@@ -106,15 +111,21 @@ def plan_epoch(
     micro_batch_tokens: int,
     chooser: random.Random,
     sorted_steps: int = 4,
+    *,
+    is_packed: bool = False,
 ) -> list[Step]:
     """Every example once, in random steps.
 
     A step takes examples of together at most `batch_tokens` tokens, in micro-batches of at most
     `micro_batch_tokens` with padding; one example alone may exceed either. The examples of `sorted_steps` steps
     are sorted by length together: the more, the less padding, and the less random what comes together in a step.
+    With `is_packed` nothing is sorted, and micro-batches have no padding.
     """
     order = list(range(len(lengths)))
     chooser.shuffle(order)
+    if is_packed:
+        whole = cut(order, lengths, lambda chosen: sum(chosen) <= batch_tokens)
+        return [cut(step, lengths, lambda chosen: sum(chosen) <= micro_batch_tokens) for step in whole]
     windows = cut(order, lengths, lambda chosen: sum(chosen) <= sorted_steps * batch_tokens)
     steps = [step for window in windows for step in _steps_of(window, lengths, batch_tokens, micro_batch_tokens)]
     chooser.shuffle(steps)

@@ -81,21 +81,21 @@ class DataPart(_Part):
 class TrainingPart(_Part):
     """How the delta is fitted.
 
-    A step takes examples of together `batch_tokens` tokens, `micro_batch_tokens` (padding counted) at a time;
-    the examples of `sorted_steps` steps are sorted by length together.
-    `warmup` is the share of all steps in which the learning rate rises; it falls to 0 after. `early_stopping`
-    is the number of epochs without a better validation score after which training ends; null never ends it.
-    `max_length` is in tokens, null is the base's own. A recipe without a learning rate has its method's;
-    `head_learning_rate` is the head's own, null is the same. `base_dropout` is the frozen base's, null is what its
-    config says. `gradient_checkpointing` computes each layer twice and
-    keeps less of it in memory. `checkpoint_seconds` is the least time between two
-    checkpoints; 0 makes one after every step.
+    A step takes examples of together `batch_tokens` tokens, `micro_batch_tokens` (padding counted) at a time; the
+    examples of `sorted_steps` steps are sorted by length together. With `packing` they are not sorted, and rows
+    hold several examples in place of padding. `warmup` is the share of all steps in which the learning rate rises;
+    it falls to 0 after. `early_stopping` is the number of epochs without a better validation score after which
+    training ends; null never ends it. `max_length` is in tokens, null is the base's own. A recipe without a
+    learning rate has its method's; `head_learning_rate` is the head's own, null is the same. `base_dropout` is the
+    frozen base's, null is what its config says. `gradient_checkpointing` computes each layer twice and keeps less
+    of it in memory. `checkpoint_seconds` is the least time between two checkpoints; 0 makes one after every step.
     """
 
     epochs: int = Field(default=3, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     micro_batch_tokens: int = Field(default=4096, ge=1)
     sorted_steps: int = Field(default=4, ge=1)
+    packing: bool = False
     learning_rate: float = Field(default=5.0e-4, gt=0, allow_inf_nan=False)
     head_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     warmup: float = Field(default=0.1, ge=0, le=1)

@@ -14,6 +14,7 @@ from multigraft_training.batches import Encoded
 from multigraft_training.data import Dataset, load_dataset
 from multigraft_training.examples import Example
 from multigraft_training.objectives import ObjectiveSetup, augmented, check_fields
+from multigraft_training.packing import check_packing
 from multigraft_training.recipe import Recipe, RecipeSource
 from multigraft_training.report import Report
 from multigraft_training.tasks import TaskSetup, TrainingTask, make_task
@@ -72,6 +73,7 @@ def prepare(
     max_length = _max_length(recipe, source, spec)
     task = _task(recipe, source, spec, reader, dataset, max_length)
     check_fields(recipe, source, task)
+    check_packing(recipe, source)
     learnt = augmented(dataset.train, recipe.objective.augmentation, folder, recipe.training.seed, report)
     encode = partial(_encode, task=task, report=report)
     return TaskData(

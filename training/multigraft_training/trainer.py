@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from multigraft_training.batches import Batch, Encoded, Step, make_batch, plan_epoch, plan_evaluation
 from multigraft_training.checkpoints import random_states, restore_random_states
 from multigraft_training.objectives import Batches, Moment, Objective, Stage
+from multigraft_training.packing import make_packed
 from multigraft_training.processes import Processes, alone
 from multigraft_training.progress import Epoch, Fit, Progress
 from multigraft_training.recipe import TrainingPart
@@ -181,7 +182,12 @@ class Trainer:
         for group in groups:
             lengths = [stage.train[index].num_tokens for index in group]
             plan = plan_epoch(
-                lengths, settings.batch_tokens, settings.micro_batch_tokens, chooser, settings.sorted_steps
+                lengths,
+                settings.batch_tokens,
+                settings.micro_batch_tokens,
+                chooser,
+                settings.sorted_steps,
+                is_packed=settings.packing,
             )
             steps += [[[group[place] for place in chosen] for chosen in step] for step in plan]
         if len(groups) > 1:
@@ -201,7 +207,7 @@ class Trainer:
             if not chosen:
                 continue
             with self._autocast():
-                loss = stage.loss(self.model, self._batch(stage.train, chosen), replace(moment, micro=micro))
+                loss = stage.loss(self.model, self._micro_batch(stage, chosen), replace(moment, micro=micro))
             (loss / num_targets).backward()  # type: ignore[no-untyped-call]
             summed += loss.item()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -221,6 +227,11 @@ class Trainer:
 
     def _batch(self, examples: Sequence[Encoded], chosen: Sequence[int]) -> Batch:
         return make_batch([examples[index] for index in chosen], self._pad_id, self.model.device)
+
+    def _micro_batch(self, stage: Stage, chosen: Sequence[int]) -> Batch:
+        if not self._settings.packing:
+            return self._batch(stage.train, chosen)
+        return make_packed([stage.train[index] for index in chosen], self._pad_id, self.model.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.model.device.type

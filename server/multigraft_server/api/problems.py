@@ -61,6 +61,7 @@ PROBLEMS: dict[type[errors.MultigraftError], Problem] = {
     errors.RouteNotFoundError: _NOT_FOUND,
     errors.MethodNotAllowedError: Problem(405, "invalid_request_error"),
     errors.ConflictError: Problem(409, "conflict_error"),
+    errors.IdempotencyConflictError: Problem(409, "conflict_error"),
     errors.MergeRefusedError: Problem(409, "conflict_error"),
     errors.LeaseLostError: Problem(409, "conflict_error"),
     errors.UnavailableError: _UNAVAILABLE,

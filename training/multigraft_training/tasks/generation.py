@@ -68,7 +68,8 @@ class GenerationTask:
             states = causal.base_model(**batch.inputs(), use_cache=False).last_hidden_state[:, :-1]
             # NOTE: the vocabulary is the widest layer; only the positions that are learnt need it.
             logits = causal.get_output_embeddings()(states[is_learnt])  # (targets, vocabulary)
-        return Scores(logits.float(), targets[is_learnt], is_learnt.nonzero()[:, 0])
+        rows = is_learnt.nonzero()[:, 0] if batch.owners is None else batch.owners[:, 1:][is_learnt]
+        return Scores(logits.float(), targets[is_learnt], rows)
 
     def evaluate(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
         summed = sum(self.loss(model, batch).item() for batch in batches)
