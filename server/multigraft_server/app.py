@@ -171,6 +171,7 @@ def _make_parts(
             registry,
             leases,
             metrics,
+            check_room=engine.check_room,
             max_length=base.spec.max_length,
             timeout_seconds=settings.request_timeout_seconds,
         ),

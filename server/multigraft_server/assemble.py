@@ -56,6 +56,8 @@ def _engine_settings(settings: ServerSettings) -> EngineSettings:
             max_running_rows=settings.max_running_rows,
             max_waiting_requests=settings.max_waiting_requests,
             max_waiting_tokens=settings.max_waiting_tokens,
+            max_waiting_steps=settings.max_waiting_steps,
+            max_waiting_rounds=settings.max_waiting_rounds,
             max_step_rows=settings.max_step_rows,
             max_step_tokens=settings.max_step_tokens,
             max_mixed_tokens=settings.max_mixed_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 
 from multigraft_adapters.bases.spec import BaseSpec
 from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
@@ -30,6 +31,7 @@ class Router:
         leases: Leases,
         metrics: Metrics,
         *,
+        check_room: Callable[[str, bool], None],
         max_length: int,
         timeout_seconds: float,
     ) -> None:
@@ -37,6 +39,7 @@ class Router:
         self._registry = registry
         self._leases = leases
         self._metrics = metrics
+        self._check_room = check_room
         self._max_length = max_length
         self._timeout_seconds = timeout_seconds
 
@@ -46,7 +49,8 @@ class Router:
         Of a split, a sticky key always gets the same version; without one each request is drawn. The deadline is
         the server's, or the caller's where that is earlier.
 
-        Raises TaskNotFoundError, VersionNotFoundError or InvalidRequestError, counted as `__unknown__`.
+        Raises TaskNotFoundError, VersionNotFoundError or InvalidRequestError, counted as `__unknown__`, and
+        OverloadedError where it would wait too long: before its input costs anything.
         """
         arrival = time.monotonic()
         try:
@@ -59,6 +63,9 @@ class Router:
         seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
         call = Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
         note_call(call)
+        with call.closed_on_error():
+            if target.task_type is not None:
+                self._check_room(target.task, target.task_type == "text-generation")
         return call
 
     def resolve(self, ref: str, caller: Caller = ANYONE) -> Target:

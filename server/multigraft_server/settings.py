@@ -67,6 +67,12 @@ class ServerSettings(BaseModel):
     max_waiting_tokens: Annotated[
         int, Field(ge=1, le=1_000_000_000, description="tokens of the inputs of open requests")
     ] = 2_000_000
+    max_waiting_steps: Annotated[
+        float, Field(gt=0, le=1_000_000, description="full steps of inputs that may wait before a request")
+    ] = 4.0
+    max_waiting_rounds: Annotated[
+        float, Field(gt=0, le=1_000_000, description="full sets of running answers that may wait before one")
+    ] = 1.0
     max_step_tokens: Annotated[Count, Field(description="tokens of a step")] = 2048
     max_step_rows: Annotated[int, Field(ge=2, le=65_536, description="rows of a step")] = 512
     max_step_adapters: Annotated[

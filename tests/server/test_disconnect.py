@@ -100,6 +100,27 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_again(serve: Serve) -> Non
     assert served.counted(task="tiny-llama", outcome="unavailable") == 3
 
 
+def test_a_request_that_would_wait_too_long_is_refused_before_it_is_read_and_other_tasks_are_answered(
+    serve: Serve,
+) -> None:
+    bounds = EngineSettings(max_running_rows=2, max_waiting_rounds=0.5)
+    served = serve(pause_seconds=PAUSE_SECONDS, engine=bounds)
+    for seed, task in enumerate(("hot", "cold")):
+        served.add(task, "text-generation", seed=seed)
+    long = {"model": "hot", "prompt": ["a"] * 3, "max_tokens": TOKENS, "ignore_eos": True}
+    with connected(served) as first:
+        send(first, "/v1/completions", long)  # one of its three prompts waits
+        wait_for(lambda: served.parts.engine.snapshot().running == 2)
+        wait_for(lambda: served.parts.engine.snapshot().waiting == 1)
+        refused = served.post("/v1/tasks/hot/predict", {"inputs": ""})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        with connected(served) as second:
+            send(second, "/v1/completions", {**long, "model": "cold", "prompt": "a"})
+            wait_for(lambda: served.parts.engine.snapshot().waiting == 2)
+    assert served.counted(task="hot", outcome="unavailable") == 1
+
+
 def test_a_request_that_takes_too_long_is_a_504_and_a_stream_ends_with_an_error(serve: Serve) -> None:
     served = serve(pause_seconds=PAUSE_SECONDS, request_timeout_seconds=0.5)
     whole = served.post(*ASKED["a chat"])

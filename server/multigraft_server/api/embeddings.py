@@ -39,7 +39,9 @@ async def _embed(parts: Parts, call: Call, body: EmbeddingBody) -> dict[str, Any
     for tokens in sequences:
         parts.router.check_input_length(call.target, len(tokens.ids), "input")
     output = PoolingParams("head" if call.target.version else "embedding")
-    vectors = await read_pooled([Answer(parts.engine, call, tokens, output) for tokens in sequences])
+    with parts.engine.together():
+        answers = [Answer(parts.engine, call, tokens, output) for tokens in sequences]
+    vectors = await read_pooled(answers)
     num_tokens = sum(len(tokens.ids) for tokens in sequences)
     return {
         "object": "list",

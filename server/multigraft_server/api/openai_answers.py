@@ -55,7 +55,8 @@ class Generation:
         self.num_prompt = sum(len(tokens.ids) for tokens, _ in rows)
         self.num_generated = 0
         self._stops = body.stops
-        self._answers = [Answer(parts.engine, call, tokens, params) for tokens, params in rows]
+        with parts.engine.together():
+            self._answers = [Answer(parts.engine, call, tokens, params) for tokens, params in rows]
 
     def __len__(self) -> int:
         return len(self._answers)

@@ -22,7 +22,8 @@ from multigraft_server.engine.engine import Engine
 from multigraft_server.engine.host_tier import HostAdapter
 from multigraft_server.engine.merge_costs import StepSeen
 from multigraft_server.engine.merging import Built
-from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request
+from multigraft_server.engine.queue_bound import QueueBound
+from multigraft_server.engine.requests import EngineSnapshot, Event, Failed, Finished, Request, SamplingParams
 from multigraft_server.engine.settings import EngineSettings
 from multigraft_server.engine.tiers import Loaded
 
@@ -94,6 +95,7 @@ class EngineLoop:
         self._open: dict[str, int] = {}  # request id to its prompt's tokens
         self._open_tokens = 0
         self._open_by_task: Counter[str] = Counter()
+        self._bound = QueueBound(settings)
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._snapshot = EngineSnapshot(0, 0, {}, {})
@@ -139,22 +141,34 @@ class EngineLoop:
     def submit(self, request: Request) -> None:
         """Hand a request to the engine.
 
-        Raises OverloadedError when the queue has no more room, or none for this task; DrainingError when the
-        server is stopping; EngineStoppedError when the engine has ended. Otherwise the request's sink will get its
-        last event.
+        Raises OverloadedError when the queue has no more room, or none for this task, or when the request would
+        wait too long (of those that are submitted together the first of a task is asked for all of it);
+        DrainingError when the server is stopping; EngineStoppedError when the engine has ended. Otherwise the
+        request's sink will get its last event.
         """
+        batch: list[Request] | None = getattr(self._together, "batch", None)
+        is_first = not any(_is_sibling(one, request) for one in batch or ())
         with self._lock:
             self._refuse_if_closed()
             self._refuse_if_full(request)
+            if is_first:
+                self._bound.check(request.task, isinstance(request.params, SamplingParams))
+            self._bound.enter(request)
             self._open[request.id] = len(request.token_ids)
             self._open_tokens += len(request.token_ids)
             self._open_by_task[request.task] += 1
         counted = replace(request, sink=self._counted(request))
-        batch: list[Request] | None = getattr(self._together, "batch", None)
         if batch is None:
             self._inbox.put(_Submit((counted,)))
         else:
             batch.append(counted)
+
+    def check_room(self, task: str, generates: bool) -> None:
+        """Raises what `submit` would raise now, for a request of this task that generates or does not; sooner than
+        its input is read."""
+        with self._lock:
+            self._refuse_if_closed()
+            self._bound.check(task, generates)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -218,7 +232,14 @@ class EngineLoop:
     def _counted(self, request: Request) -> Callable[[Event], None]:
         """The request's sink, which also takes it off the open ones with its last event."""
 
+        waits = True
+
         def sink(event: Event) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                with self._lock:
+                    self._bound.leave(request)
             if isinstance(event, Finished | Failed):
                 self._close_request(request)
             request.sink(event)
@@ -307,6 +328,11 @@ class EngineLoop:
         engine.fail_all(reason)
         self._snapshot = engine.snapshot()
         engine.close()
+
+
+def _is_sibling(one: Request, other: Request) -> bool:
+    """Whether both wait for the same: their task's turn of one kind."""
+    return one.task == other.task and isinstance(one.params, type(other.params))
 
 
 def _act(engine: Engine, message: _Order) -> None:

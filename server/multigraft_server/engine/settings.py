@@ -27,8 +27,10 @@ class EngineSettings:
     up to `max_retry_load_s`. `kernels`: whether the compiled kernels compute what they can.
     `quantize`: in what the base's linear modules keep their weights, if not as they are. `merge`: whether an
     adapter may be merged into the weights, and who says which; the engine itself only knows `off` from the others.
-    `merge_bytes`: the second copy of the weights that merging takes. `recover_s`: how long steps stay smaller
-    after one ran out of memory, before they may have twice as many tokens again.
+    `merge_bytes`: the second copy of the weights that merging takes. `max_waiting_steps`,
+    `max_waiting_rounds`: how many full steps of inputs, and full sets of running answers, may wait before a
+    request; None: any number, up to the queue's bounds. `recover_s`: how long steps stay smaller after one ran out
+    of memory, before they may have twice as many tokens again.
     """
 
     slots: int = 16
@@ -39,6 +41,8 @@ class EngineSettings:
     max_step_adapters: int | None = None
     max_waiting_requests: int = 4096
     max_waiting_tokens: int = 2_000_000
+    max_waiting_steps: float | None = None
+    max_waiting_rounds: float | None = None
     kv_bytes: int = 2 * 1024**3
     prefix_cache_bytes: int = 512 * 1024**2
     device_bytes: int | None = None
