@@ -94,6 +94,27 @@ def test_a_chat_streams_for_scripts_and_is_whole_without_them(open_server: Serve
     assert open_server.post("/console/playground/chat", body).status_code == 403, "the token is needed"
 
 
+def test_the_bare_base_of_an_encoder_embeds(serve: Serve) -> None:
+    served = serve("bert")
+    served.add("vector", "feature-extraction", seed=4)
+    shown = columns(play(served.http, "tiny-bert", "vector", second="who?"))
+    texts = ["Alice is in Paris", "who?"]
+    data = served.post("/v1/embeddings", {"model": "tiny-bert", "input": texts}).json()["data"]
+    one, other = (entry["embedding"] for entry in data)
+    assert f"{sum(a * b for a, b in zip(one, other, strict=True)):.4f}" in shown["tiny-bert"]
+    assert f"{one[0]:.4f}" in shown["tiny-bert"] and "the base" in shown["tiny-bert"]
+    assert "similarity" in shown["vector@1"]
+    long = columns(play(served.http, "tiny-bert", text="word " * 500))
+    assert "takes at most" in long["tiny-bert"]
+
+
+def test_a_base_of_images_says_that_it_is_not_asked_here(serve: Serve) -> None:
+    served = serve("vit")
+    served.add("damage", "image-classification")
+    page = play(served.http, "damage", "tiny-vit")
+    assert "Images are not asked here." in page and page.count("No answer.") == 2
+
+
 def test_an_address_alone_brings_the_same_page(open_server: Served) -> None:
     assert "data-latency" not in open_server.http.get("/console/playground").text
     page = play(open_server.http, "topic", "topic", " ", text=" a ")

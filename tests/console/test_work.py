@@ -86,6 +86,17 @@ def test_a_refused_upload_is_told_problem_by_problem_and_keeps_nothing(
     assert own(served, "/v1/tasks") == {"tasks": []}
 
 
+def test_files_may_be_larger_than_other_bodies_as_the_api_takes_them(serve: Serve) -> None:
+    served = serve(max_body_bytes=1024)
+    with visitor(served) as http:
+        files = adapter_files(served.spec, TEXT)
+        assert sum(map(len, files.values())) > 1024
+        assert "<strong>Accepted.</strong>" in upload(http, files, task="topic").text
+        rows = ROWS * 100
+        assert start(http, rows, task="mood").status_code == 200
+        assert served.http.get("/v1/files").json()["data"][0]["bytes"] == len(rows)
+
+
 def test_a_report_is_for_who_uploaded_alone(served: Served, admin: httpx.Client) -> None:
     page = upload(admin, adapter_files(served.spec, TEXT), task="topic")
     with visitor(served) as other:

@@ -73,7 +73,7 @@ def shown_of(target: Target, text: str, output: Any) -> Shown:
             return Shown(pieces=marked(text, marks), marks=marks)
         case "question-answering":
             return _answers(text, output if isinstance(output, list) else [output])
-    return Shown(vector=_vector(output))
+    return Shown(vector=vector_of(output))
 
 
 def _labels(target: Target, scores: Sequence[Mapping[str, Any]]) -> list[Label]:
@@ -89,7 +89,8 @@ def _answers(text: str, found: Sequence[Mapping[str, Any]]) -> Shown:
     )
 
 
-def _vector(output: Any) -> Vector:
+def vector_of(output: Any) -> Vector:
+    """A vector, or the first of several, compared with the second."""
     first, *others = output if isinstance(output[0], list) else [output]
     return Vector(len(first), _norm(first), first[:FIRST_VALUES], _cosine(first, others[0]) if others else None)
 

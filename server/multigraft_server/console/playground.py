@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -14,13 +15,13 @@ from starlette.responses import Response
 
 from multigraft_adapters.errors import InvalidRequestError, MultigraftError
 from multigraft_adapters.registry import PRODUCTION
-from multigraft_server.api import openai_chat
-from multigraft_server.api.openai_schemas import ChatBody
+from multigraft_server.api import embeddings, openai_chat
+from multigraft_server.api.openai_schemas import ChatBody, EmbeddingBody
 from multigraft_server.api.predict import Outcome, predict_entries
 from multigraft_server.api.schemas import Entry
 from multigraft_server.api.terms import Asking
 from multigraft_server.calls import Target
-from multigraft_server.console.outputs import Shown, inputs_of, shown_of
+from multigraft_server.console.outputs import Shown, inputs_of, shown_of, vector_of
 from multigraft_server.console.view import View, ViewDep
 
 MAX_COLUMNS = 8
@@ -43,6 +44,7 @@ class Column:
     problem: str = ""
     shown: Shown | None = None
     is_chat: bool = False
+    is_embedding_base: bool = False
     seconds: float | None = None
     version: int | None = None
     digest: str = ""
@@ -104,7 +106,7 @@ async def _ask_all(view: View, refs: Sequence[str], text: str, second: str, toke
     columns = list(await asyncio.gather(*(asyncio.to_thread(_column, view, ref) for ref in refs)))
     entries: dict[int, Entry] = {}
     for place, column in enumerate(columns):
-        if column.target is None or column.is_chat:
+        if column.target is None or column.is_chat or column.is_embedding_base:
             continue
         try:
             inputs, parameters = inputs_of(column.target, text, second)
@@ -115,10 +117,11 @@ async def _ask_all(view: View, refs: Sequence[str], text: str, second: str, toke
     outcomes = await predict_entries(view.parts, list(entries.values()), _asking(view), view.request)
     for place, outcome in zip(entries, outcomes, strict=True):
         columns[place] = _answered(columns[place], text, outcome)
-    if tokens is not None:
-        for place, column in enumerate(columns):
-            if column.is_chat and not column.problem:
-                columns[place] = await _whole(view, column, text, tokens)
+    for place, column in enumerate(columns):
+        if column.is_embedding_base:
+            columns[place] = await _embedded(view, column, text, second)
+        elif column.is_chat and tokens is not None:
+            columns[place] = await _whole(view, column, text, tokens)
     return columns
 
 
@@ -128,11 +131,12 @@ def _column(view: View, ref: str) -> Column:
         target = view.parts.router.resolve(ref, view.caller)
     except MultigraftError as error:
         return Column(ref, problem=view.told(error))
-    is_base = target.version is None and view.parts.spec.family == "decoder"
+    is_base, spec = target.version is None and view.parts.spec.image is None, view.parts.spec
     return Column(
         ref,
         target,
-        is_chat=is_base or target.task_type == "text-generation",
+        is_chat=target.task_type == "text-generation" or (is_base and spec.family == "decoder"),
+        is_embedding_base=is_base and spec.family != "decoder",
         version=target.number if target.version else None,
         digest=target.digest,
     )
@@ -153,32 +157,46 @@ def _answered(column: Column, text: str, outcome: Outcome) -> Column:
     )
 
 
-async def _whole(view: View, column: Column, text: str, tokens: int) -> Column:
+def _whole(view: View, column: Column, text: str, tokens: int) -> Awaitable[Column]:
     """The column of a chat, answered whole."""
     messages = [{"role": "user", "content": text}]
     asked = {"model": column.ref, "messages": messages, "max_tokens": tokens, "temperature": 0}
-    body = ChatBody.model_validate(asked)
-    began = asyncio.get_running_loop().time()
+    answer = openai_chat.chat(ChatBody.model_validate(asked), view.request, _asking(view), view.parts)
+    return _by_the_api(view, column, answer, lambda said: Shown(text=said["choices"][0]["message"]["content"]))
+
+
+def _embedded(view: View, column: Column, text: str, second: str) -> Awaitable[Column]:
+    """The column of a base that embeds."""
+    body = EmbeddingBody(model=column.ref, input=[text, second] if second else [text])
+    answer = embeddings.embed(body, view.request, _asking(view), view.parts)
+    return _by_the_api(
+        view, column, answer, lambda said: Shown(vector=vector_of([one["embedding"] for one in said["data"]]))
+    )
+
+
+async def _by_the_api(
+    view: View, column: Column, answer: Awaitable[Response], show: Callable[[Any], Shown]
+) -> Column:
+    """The column with what a route of the API answers."""
+    began = time.monotonic()
     try:
-        answer = await openai_chat.chat(body, view.request, _asking(view), view.parts)
+        response = await answer
     except MultigraftError as error:
         return replace(column, problem=view.told(error))
-    said: dict[str, Any] = json.loads(bytes(answer.body))
-    headers = answer.headers
-    number = headers["x-multigraft-version"]
+    number = response.headers["x-multigraft-version"]
     return replace(
         column,
-        shown=Shown(text=said["choices"][0]["message"]["content"]),
-        seconds=asyncio.get_running_loop().time() - began,
+        shown=show(json.loads(bytes(response.body))),
+        seconds=time.monotonic() - began,
         version=int(number) if number.isdigit() else None,
-        digest=headers["x-multigraft-adapter"],
+        digest=response.headers["x-multigraft-adapter"],
     )
 
 
 def _references(view: View) -> list[tuple[str, str]]:
     """What may be asked, with its task type: tasks by name, by alias and by version, and the base."""
     caller, spec = view.caller, view.parts.spec
-    found = [(spec.name, "the base")] if spec.family == "decoder" and caller.may_infer_base(spec.name) else []
+    found = [(spec.name, "the base")] if spec.image is None and caller.may_infer_base(spec.name) else []
     for task in view.parts.registry.tasks():
         if not caller.may_infer(task.name):
             continue
