@@ -46,6 +46,7 @@ def loadtest() -> None:
     multigraft loadtest many                             more tasks than slots, cold ones, thousands of them
     multigraft loadtest faults                           what breaks when something breaks
     multigraft loadtest soak --minutes 10                whether the server grows
+    multigraft loadtest overhead                         what metrics and logs cost
     multigraft loadtest profile --base minilm            where the time of a step goes
     """
 
@@ -151,6 +152,33 @@ def many(**options: Any) -> None:
     with ending_on_signals():
         report = command.many(options)
     _finish(report, command.many_table(report), options["json_file"])
+    if options["strict"] and has_missed(report["rows"]):
+        raise click.exceptions.Exit(1)
+
+
+@loadtest.command()
+@click.option("--parts", metavar="NAMES", help="Only these of c, g, scrape; with commas.  [default: all]")
+@click.option("--encoder", default="minilm", show_default=True, help="The base of C and of the scrape.")
+@click.option("--decoder", default="smollm2", show_default=True, help="The base of G.")
+@strict_option
+@comparison_options
+def overhead(**options: Any) -> None:
+    """Measure what watching costs: metrics and a log of every request, against neither; a scrape of 500 tasks.
+
+    The parts c and g ask two servers the same in turn, and tell the median of the pairs' ratios. SERVE_OPTIONS,
+    behind --, go to the servers.
+
+    \b
+    multigraft loadtest overhead --json overhead.json
+    multigraft loadtest overhead --parts scrape
+    """
+    from multigraft_loadtest import overhead as measuring
+    from multigraft_loadtest.goals import has_missed
+    from multigraft_loadtest.processes import ending_on_signals
+
+    with ending_on_signals():
+        report = measuring.overhead(options)
+    _finish(report, measuring.overhead_table(report), options["json_file"])
     if options["strict"] and has_missed(report["rows"]):
         raise click.exceptions.Exit(1)
 

@@ -20,6 +20,7 @@ from multigraft_server.merging import Mode
 from multigraft_server.metrics import Metrics
 from multigraft_server.settings import ServerSettings
 from multigraft_server.tracing import check_tracing
+from multigraft_server.uncounted import Uncounted
 
 
 @contextmanager
@@ -90,4 +91,5 @@ def _make_metrics(settings: ServerSettings) -> Metrics:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    return Metrics(registry, max_task_labels=settings.max_task_labels)
+    kind = Metrics if settings.metrics else Uncounted
+    return kind(registry, max_task_labels=settings.max_task_labels)

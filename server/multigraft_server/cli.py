@@ -59,6 +59,7 @@ def _default(name: str) -> str:
     default=None,
     help="A worker for training jobs, which ends with the server.",
 )
+@click.option("--metrics/--no-metrics", default=None, help=f"Whether anything is counted. {_default('metrics')}")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),

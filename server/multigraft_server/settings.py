@@ -143,6 +143,7 @@ class ServerSettings(BaseModel):
     log_format: Annotated[
         Literal["text", "json"], Field(description="text: warnings and errors; json: also requests and events")
     ] = "text"
+    metrics: Annotated[bool, Field(description="whether anything is counted; else /metrics is closed")] = True
     tracing: Annotated[bool, Field(description="spans of requests by OpenTelemetry")] = False
     max_task_labels: Annotated[
         Count, Field(description="tasks with own metrics; further ones count as __other__")

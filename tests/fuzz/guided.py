@@ -16,7 +16,7 @@ INSTRUMENTED = [
     *("multigraft_adapters.verify", "multigraft_training.data", "multigraft_training.examples"),
     *(f"multigraft_training.{name}" for name in ("recipe", "recipe_file", "rows", "split_checks", "tasks")),
 ]
-SECONDS_PER_INPUT = 20
+SECONDS_PER_INPUT = 60
 MAX_MIB = 3000
 MAX_BYTES = 16_384
 
@@ -43,6 +43,7 @@ def fuzz_reader(name: str, *, seconds: int, seed: int | None) -> NoReturn:
         options = [
             f"-max_total_time={seconds}",
             f"-timeout={SECONDS_PER_INPUT}",
+            f"-report_slow_units={SECONDS_PER_INPUT}",
             f"-rss_limit_mb={MAX_MIB}",
             f"-max_len={MAX_BYTES}",
             f"-artifact_prefix={found}/",

@@ -35,7 +35,7 @@ def measure_registered(base: str, sizes: Sizes, measured: Measured) -> None:
         with _started(base, own, measured, "empty") as empty:
             without, floor = empty.seconds, _resident(empty.server)
             measured.say(f"registered: uploading {sizes.registered} tasks to multigraft on {base} ...")
-            _upload(base, empty.server, sizes.registered)
+            upload_small(base, empty.server, sizes.registered)
         with _started(base, own, measured, "full") as full:
             size = _resident(full.server)
             measured.rows += [
@@ -50,7 +50,7 @@ def measure_registered(base: str, sizes: Sizes, measured: Measured) -> None:
             ]
 
 
-def _upload(base: str, server: Server, count: int) -> None:
+def upload_small(base: str, server: Server, count: int) -> None:
     """So many tasks with adapters that differ and are small."""
     shape = shape_of(base)
     labels = 2 if shape.family == "encoder" else None

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.responses import JSONResponse, Response
 
+from multigraft_adapters.errors import RouteNotFoundError
 from multigraft_server.api.context import PartsDep
 
 router = APIRouter()
@@ -33,6 +34,8 @@ async def ready(parts: PartsDep) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request, parts: PartsDep) -> Response:
     """All metrics in Prometheus' text format, or OpenMetrics' where that is asked for."""
+    if not parts.settings.metrics:
+        raise RouteNotFoundError("this route is closed: the server's setting metrics opens it")
     encode, content_type = _text, exposition.CONTENT_TYPE_PLAIN_0_0_4
     if "application/openmetrics-text" in request.headers.get("accept", ""):
         encode, content_type = _openmetrics, openmetrics.CONTENT_TYPE_LATEST
