@@ -11,7 +11,7 @@ import pytest
 
 from multigraft_adapters.artifact import digest_of
 from multigraft_adapters.errors import ConflictError
-from multigraft_adapters.registry import Registry
+from multigraft_adapters.registry import NewJob, Registry, new_file
 from multigraft_adapters.store import ObjectStore, Store, collect
 from tests.registry.parts import Adapter, make_adapter
 from tests.store.places import PAST_S, FolderPlace, ObjectPlace, Place, make_files, put
@@ -134,3 +134,30 @@ def test_an_upload_of_what_is_being_collected_wins_on_s3(bucket: ObjectPlace, tm
     [garbage] = collector.stored()
     time.sleep(1.01)  # S3's times are whole seconds
     check_upload_wins(tmp_path, bucket.later(), collector, garbage.age_s - 0.5)
+
+
+def test_blobs_that_no_file_and_no_unfinished_job_needs_are_deleted_after_the_grace_time(
+    place: Place, registry: Registry
+) -> None:
+    store = place.open()
+    upload(store, registry, "one")
+    file = registry.files.add(new_file("sha256:" + "a" * 64, "rows.jsonl", "fine-tune", 3))
+    request = {"seed": 0, "hyperparameters": {}, "metadata": None, "suffix": None, "promote": "never"}
+    jobs = [registry.jobs.create(NewJob("topic", "smollm2", file.id, None, request))[0] for _ in range(2)]
+    registry.jobs.cancel(jobs[1].id)
+    needed = [file.key, f"jobs/{jobs[0].id}/1/checkpoint.pt"]
+    orphans = ["files/b/file-gone", f"jobs/{jobs[1].id}/1/checkpoint.pt", "jobs/ftjob-gone/2/metrics.jsonl"]
+    for key in (*needed, *orphans):
+        store.blobs.put(key, b"abc")
+    assert collect(store, registry, grace_s=GRACE_S).blobs == ()
+    later = place.later()
+    would = collect(later, registry, grace_s=GRACE_S, dry_run=True)
+    assert [blob.key for blob in would.blobs] == sorted(orphans) and would.num_bytes == 9
+    gone = collect(later, registry, grace_s=GRACE_S)
+    assert [blob.key for blob in gone.blobs] == sorted(orphans)
+    assert [*later.blobs.keys("files"), *later.blobs.keys("jobs")] == needed
+
+
+def test_a_registry_without_a_version_deletes_no_blob(place: Place, registry: Registry) -> None:
+    place.open().blobs.put("files/b/file-gone", b"abc")
+    assert collect(place.later(), registry, grace_s=GRACE_S).blobs == ()

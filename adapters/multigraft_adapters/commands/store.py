@@ -89,7 +89,8 @@ def gc_command(
     dry_run: bool,
     json_file: str | None,
 ) -> None:
-    """Delete the adapters that no version needs any longer, and what dead writers left.
+    """Delete the adapters that no version needs any longer, the files and checkpoints that no training job needs,
+    and what dead writers left.
 
     \b
     multigraft store gc --dry-run
@@ -101,6 +102,7 @@ def gc_command(
         "dry_run": dry_run,
         "adapters": [asdict(stored) for stored in collected.adapters],
         "remains": list(collected.remains),
+        "blobs": [asdict(blob) for blob in collected.blobs],
         "num_bytes": collected.num_bytes,
     }
     show(_collected(collected, dry_run), content, json_file)
@@ -132,11 +134,13 @@ def _problems(problems: list[Problem], num_adapters: Any) -> Table | str:
 
 def _collected(collected: Collected, dry_run: bool) -> Table | str:
     done = "would be deleted" if dry_run else "deleted"
-    if not collected.adapters and not collected.remains:
+    if not collected.adapters and not collected.remains and not collected.blobs:
         return f"nothing {'to delete' if dry_run else 'was deleted'}"
     table = Table(done, "bytes", "last put")
     for stored in collected.adapters:
         table.add_row(short_digest(stored.digest), str(stored.num_bytes), f"{stored.age_s / 3600:.1f} h ago")
+    for blob in collected.blobs:
+        table.add_row(blob.key, str(blob.num_bytes), f"{blob.age_s / 3600:.1f} h ago")
     for name in collected.remains:
         table.add_row(name, "", "left by a writer that died")
     return table

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from obstore.exceptions import BaseError
@@ -20,6 +23,15 @@ PLACE = "training"
 """Where in a store's place its blobs are."""
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob as it lies in a store: its bytes, and the seconds since it was put."""
+
+    key: str
+    num_bytes: int
+    age_s: float
 
 
 class Blobs(ABC):
@@ -42,8 +54,12 @@ class Blobs(ABC):
         """Deletes a blob; one that is not there is deleted already."""
 
     @abstractmethod
+    def stored(self, prefix: str) -> list[StoredBlob]:
+        """What is below a path, sorted by key."""
+
     def keys(self, prefix: str) -> list[str]:
         """The keys below a path, sorted."""
+        return [found.key for found in self.stored(prefix)]
 
 
 class FolderBlobs(Blobs):
@@ -80,10 +96,21 @@ class FolderBlobs(Blobs):
         with _told("a file cannot be deleted"):
             self._place(key).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> list[str]:
+    def stored(self, prefix: str) -> list[StoredBlob]:
         with _told("files cannot be listed"):
-            found = [path for path in self._place(prefix).rglob("*") if path.is_file()]
-            return sorted(path.relative_to(self._root).as_posix() for path in found)
+            found = [blob for path in self._place(prefix).rglob("*") if (blob := self._blob(path)) is not None]
+            return sorted(found, key=lambda blob: blob.key)
+
+    def _blob(self, path: Path) -> StoredBlob | None:
+        """The file at a path; None for a folder, and for a file that somebody has deleted by now."""
+        try:
+            known = path.stat()
+        except FileNotFoundError:
+            return None
+        if not S_ISREG(known.st_mode):
+            return None
+        age_s = max(0.0, time.time() - known.st_mtime)
+        return StoredBlob(path.relative_to(self._root).as_posix(), known.st_size, age_s)
 
     def _place(self, key: str) -> Path:
         return self._root / _checked(key)
@@ -92,8 +119,9 @@ class FolderBlobs(Blobs):
 class ObjectBlobs(Blobs):
     """On S3, where a put is all or nothing."""
 
-    def __init__(self, objects: Any, url: str) -> None:
-        """Over an obstore store."""
+    def __init__(self, objects: Any, url: str, now_s: Callable[[], float]) -> None:
+        """Over an obstore store; `now_s` is the clock of `ObjectStore`."""
+        self._now_s = now_s
         self._objects = objects
         self._url = url
 
@@ -116,10 +144,14 @@ class ObjectBlobs(Blobs):
             except FileNotFoundError:
                 return
 
-    def keys(self, prefix: str) -> list[str]:
+    def stored(self, prefix: str) -> list[StoredBlob]:
         with self._telling("files cannot be listed"):
             pages = self._objects.list(f"{PLACE}/{_checked(prefix)}/")
-            return sorted(found["path"].removeprefix(f"{PLACE}/") for page in pages for found in page)
+            return sorted((self._blob(found) for page in pages for found in page), key=lambda blob: blob.key)
+
+    def _blob(self, found: Mapping[str, Any]) -> StoredBlob:
+        age_s = max(0.0, self._now_s() - found["last_modified"].timestamp())
+        return StoredBlob(found["path"].removeprefix(f"{PLACE}/"), found["size"], age_s)
 
     @contextmanager
     def _telling(self, problem: str) -> Iterator[None]:

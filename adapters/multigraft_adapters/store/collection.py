@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from multigraft_adapters.errors import ConflictError
+from multigraft_adapters.errors import ConflictError, NotFoundError
 from multigraft_adapters.registry import Registry
+from multigraft_adapters.registry.job_records import UNFINISHED
+from multigraft_adapters.store.blobs import StoredBlob
 from multigraft_adapters.store.store import Store, Stored
 
 LONGEST_DEADLINE_S = 86_400.0
@@ -16,19 +18,22 @@ DEFAULT_GRACE_S = LONGEST_DEADLINE_S + 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collection deleted, or would delete: adapters, and what dead writers left."""
+    """What a collection deleted, or would delete: adapters, what dead writers left, and blobs of training jobs."""
 
     adapters: tuple[Stored, ...]
     remains: tuple[str, ...]
+    blobs: tuple[StoredBlob, ...]
 
     @property
     def num_bytes(self) -> int:
-        """The bytes of the adapters."""
-        return sum(stored.num_bytes for stored in self.adapters)
+        """The bytes of the adapters and the blobs."""
+        of_adapters = sum(stored.num_bytes for stored in self.adapters)
+        return of_adapters + sum(blob.num_bytes for blob in self.blobs)
 
 
 def collect(store: Store, registry: Registry, *, grace_s: float, dry_run: bool = False) -> Collected:
-    """Deletes the adapters that no version needs and that were not put within the grace time.
+    """Deletes the adapters that no version needs and the blobs that no file and no unfinished job needs, if they
+    were not put within the grace time.
 
     Safe beside servers that upload the same content at this moment: an upload puts the adapter, which makes it
     young, before it registers the version, and what is young is never deleted. So `grace_s` must be longer
@@ -43,10 +48,32 @@ def collect(store: Store, registry: Registry, *, grace_s: float, dry_run: bool =
         )
     needed = needed_digests(registry, grace_s)
     garbage = [one for one in stored if one.age_s >= grace_s and one.digest not in needed]
+    blobs = tuple(orphans(store, registry, grace_s))
     if dry_run:
-        return Collected(tuple(garbage), tuple(store.remains(grace_s)))
+        return Collected(tuple(garbage), tuple(store.remains(grace_s)), blobs)
     gone = [one for one in garbage if _discard(store, registry, one.digest, grace_s)]
-    return Collected(tuple(gone), tuple(store.sweep(grace_s)))
+    for blob in blobs:
+        store.blobs.delete(blob.key)
+    return Collected(tuple(gone), tuple(store.sweep(grace_s)), blobs)
+
+
+def orphans(store: Store, registry: Registry, grace_s: float) -> list[StoredBlob]:
+    """The blobs past the grace time whose file the registry does not know, or whose job has ended. A blob is put
+    under a key of its own once, so what is an orphan stays one. None where the registry has no version."""
+    if not registry.digests():
+        return []
+    kept = [blob for prefix in ("files", "jobs") for blob in store.blobs.stored(prefix)]
+    return [blob for blob in kept if blob.age_s >= grace_s and not _is_needed(registry, blob.key)]
+
+
+def _is_needed(registry: Registry, key: str) -> bool:
+    kind, first, *_, last = key.split("/")
+    try:
+        if kind == "jobs":
+            return registry.jobs.get(first).status in UNFINISHED
+        return registry.files.get(last).key == key
+    except NotFoundError:
+        return False
 
 
 def needed_digests(registry: Registry, grace_s: float) -> set[str]:

@@ -59,7 +59,7 @@ class ObjectStore(Store):
         self._objects = objects
         self._url = url
         self._now_s = now_s
-        self.blobs = ObjectBlobs(objects, url)
+        self.blobs = ObjectBlobs(objects, url, now_s)
 
     @classmethod
     def of_s3(cls, url: str, timeout_s: float, now_s: Callable[[], float] = time.time) -> ObjectStore:
