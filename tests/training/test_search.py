@@ -96,7 +96,7 @@ def test_a_grid_tries_every_combination_and_a_trial_that_fails_is_told(
     best = json.loads((tmp_path / "run/search.json").read_text())["best"]
     assert found[best]["value"] == min(trial["metrics"]["loss"] for trial in found[::2])
     metrics = json.loads((tmp_path / f"run/trials/{best:03}/metrics.json").read_text())
-    assert done.stdout.splitlines()[-3:] == [f"{name} {value:.3f}" for name, value in metrics.items()]
+    assert done.stdout.splitlines()[-len(metrics) :] == [f"{name} {value:.3f}" for name, value in metrics.items()]
 
 
 def test_a_search_file_is_refused_with_every_problem_and_its_line(tmp_path: Path, tiny_base: TinyBase) -> None:

@@ -372,7 +372,7 @@ def test_the_command_ends_with_one_line_per_metric(tmp_path: Path, tiny_base: Ti
     arguments = [str(recipe), "training.epochs=1", f"output={output}", "--data-dir", str(tmp_path / "data")]
     result = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
     metrics = json.loads((output / "metrics.json").read_text())
-    assert list(metrics) == ["accuracy", "macro_f1", "loss"]
+    assert list(metrics) == ["accuracy", "macro_f1", "loss", "majority_accuracy", "majority_macro_f1"]
     assert result.stdout.splitlines() == [f"{name} {value:.3f}" for name, value in metrics.items()]
     assert "1/1" in result.stderr and "--task tiny" in result.stderr
     page = (output / "run.html").read_text("utf-8")
