@@ -211,3 +211,15 @@ def test_styles_and_scripts_are_kept_by_browsers_as_long_as_they_are_the_same(
         assert "immutable" in person.get(path).headers["cache-control"]
     assert "style=" not in page
     assert "https:" not in page
+
+
+def test_who_comes_from_another_site_is_asked_for_the_cookie_once_more(
+    served: Served, person: httpx.Client
+) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    answer = person.get("/console/tasks", headers=elsewhere)
+    assert answer.status_code == 200
+    assert 'http-equiv="refresh" content="0"' in answer.text
+    assert "Tasks" not in answer.text
+    assert is_sent_to_log_in(person.get("/console/tasks", headers={"sec-fetch-site": "same-origin"}))
+    assert person.get("/console/tasks", headers=elsewhere | {"x-console-live": "1"}).status_code == 401

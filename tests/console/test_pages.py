@@ -111,3 +111,10 @@ def test_a_live_part_leads_to_the_login_when_the_session_ends(stranger: Window) 
     stranger.desk.call("DELETE", f"/v1/keys/{key['id']}")
     stranger.page.wait_for_url("**/console/login?next=/console/overview")
     stranger.problems.clear()  # a browser tells the answer 401 on its console
+
+
+def test_a_link_from_another_site_finds_who_is_logged_in(window: Window) -> None:
+    window.page.goto("about:blank")
+    window.page.set_content(f'<a href="{window.desk.url}/console/tasks/style">the task</a>')
+    window.page.get_by_role("link").click()
+    expect(window.page.get_by_role("heading", name="style")).to_be_visible()

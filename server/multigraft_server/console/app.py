@@ -84,7 +84,9 @@ async def _answer(request: Request, error: Exception) -> Response:
     view = view_of(request)
     is_page = request.method == "GET" and LIVE not in request.headers
     if isinstance(error, AuthenticationError) and not view.is_inside and is_page:
-        return view.go(login.address(request))
+        # A link on another site's page brings no cookie; a page of ours that loads itself again does.
+        is_from_elsewhere = request.headers.get("sec-fetch-site") == "cross-site"
+        return view.page("again.html") if is_from_elsewhere else view.go(login.address(request))
     if view.is_inside:
         error = without_other_names(error, view.caller)
     plain = error_response(error, retry_after_seconds=view.parts.settings.retry_after_seconds)
