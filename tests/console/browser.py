@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.console.desk import Desk
 
@@ -34,6 +34,7 @@ def program() -> str:
 @contextmanager
 def browsing() -> Iterator[Browser]:
     """A browser, until the end."""
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program())
         yield browser

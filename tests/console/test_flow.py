@@ -139,6 +139,7 @@ def ask(window: Window, *refs: str, text: str) -> Locator:
     page.get_by_label("Input").fill(text)
     for place, ref in enumerate(refs, start=1):
         page.get_by_label(f"Task or version {place}").fill(ref)
+    page.get_by_label("Tokens of a chat").fill("24")
     page.get_by_role("button", name="Ask").press("Enter")
     columns = page.locator(".column")
     expect(columns).to_have_count(len(refs))
