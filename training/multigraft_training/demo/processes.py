@@ -117,7 +117,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     """End a child that still runs: ask it, then make it."""
     if child.poll() is not None:
         return
-    child.terminate()
+    child.send_signal(signal.SIGINT)  # SIGTERM would have a server wait for load balancers
     try:
         child.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
