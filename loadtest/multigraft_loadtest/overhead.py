@@ -22,7 +22,7 @@ from multigraft_loadtest.machine import describe_machine
 from multigraft_loadtest.many.measured import Measured, Sizes
 from multigraft_loadtest.many.registered import upload_small
 from multigraft_loadtest.many.slots import Letter, adapters_of, rate, workload_of
-from multigraft_loadtest.problems import CannotStartError
+from multigraft_loadtest.problems import CannotStartError, LoadTestError
 from multigraft_loadtest.server import Server, serving
 from multigraft_loadtest.show import titled
 from multigraft_loadtest.snippets import load_snippets
@@ -73,6 +73,7 @@ def _compare(letter: Letter, base: str, texts: Sequence[str], sizes: Sizes, meas
     """Two servers in turn, on the same requests: the ratio of each pair of rounds, whichever of them was first."""
     adapters = adapters_of(letter, base, sizes.tasks)
     ratios: list[float] = []
+    costs: list[float] = []
     with ExitStack() as stack:
         sides, servers = Sides(), {}
         for name, options in (("watched", WATCHED), ("unwatched", UNWATCHED)):
@@ -88,18 +89,28 @@ def _compare(letter: Letter, base: str, texts: Sequence[str], sizes: Sizes, meas
             seed, names = measured.seed + number, [adapter.name for adapter in adapters]
             workload = workload_of(letter, names, texts, sizes, seed, number == 0)
             rates: dict[str, float] = {}
+            cpu: dict[str, float] = {}
             for name, server in list(servers.items())[:: 1 if number % 2 == 0 else -1]:
                 assert server.child is not None
                 with sides.turn(server.child):
+                    before = server.child.cpu_seconds()
                     run = measured.run(f"{letter}, {name}", server, server.target(), workload)
-                rates[name] = rate(run, letter)
+                    rates[name] = rate(run, letter)
+                    cpu[name] = server.child.cpu_seconds() - before  # on as many texts or tokens as the other's
+            if not all(rates.values()):
+                raise LoadTestError(f"{letter}: no answer was right: {measured.wrong}")
             ratios.append(rates["watched"] / rates["unwatched"])
-            measured.say(f"  pair {number + 1}: {rates['unwatched']:.1f}/s, watched {ratios[-1]:.4f} of it")
+            costs.append(cpu["watched"] / cpu["unwatched"])
+            measured.say(
+                f"  pair {number + 1}: {rates['unwatched']:.1f}/s, watched {ratios[-1]:.4f} of it by "
+                f"{costs[-1]:.4f} of the processor's time"
+            )
     what = f"{letter}: throughput with metrics and JSON logs to that without"
     measured.rows += [
         goal(what, statistics.median(ratios), LEAST_RATIO, at_least=True),
         goal(f"{letter}: the lowest and", min(ratios)),
         goal(f"{letter}: the highest of the pairs", max(ratios)),
+        goal(f"{letter}: processor's time of a text or token, watched to not", statistics.median(costs)),
     ]
 
 
