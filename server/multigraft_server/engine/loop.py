@@ -232,14 +232,7 @@ class EngineLoop:
     def _counted(self, request: Request) -> Callable[[Event], None]:
         """The request's sink, which also takes it off the open ones with its last event."""
 
-        waits = True
-
         def sink(event: Event) -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                with self._lock:
-                    self._bound.leave(request)
             if isinstance(event, Finished | Failed):
                 self._close_request(request)
             request.sink(event)
@@ -248,6 +241,7 @@ class EngineLoop:
 
     def _close_request(self, request: Request) -> None:
         with self._lock:
+            self._bound.leave(request)
             self._open_tokens -= self._open.pop(request.id, 0)
             self._open_by_task[request.task] -= 1
             if not self._open_by_task[request.task]:

@@ -15,6 +15,8 @@ Kind = bool
 class QueueBound:
     """Predicts the wait of a request from what waits before it, and refuses what would wait too long.
 
+    Answers that are being generated count with those that wait for their rows; inputs are computed in one step.
+
     Its unit is what the engine computes at once: a full step of inputs, a full set of running answers. How long
     that takes depends on the machine and on its other work. By how much a request takes longer that waits for so
     many of them does not.
@@ -26,7 +28,7 @@ class QueueBound:
     def __init__(self, settings: EngineSettings) -> None:
         self._room = {
             False: _times(settings.max_waiting_steps, settings.max_step_tokens),
-            True: _times(settings.max_waiting_rounds, settings.max_running_rows),
+            True: _times(settings.max_waiting_rounds, settings.max_running_rows, running=1),
         }
         self._waiting: dict[Kind, Counter[str]] = {False: Counter(), True: Counter()}
 
@@ -39,15 +41,15 @@ class QueueBound:
         before = sum(min(work, own) for work in waiting.values())
         if before >= room:
             unit = "answers" if generates else "tokens"
-            raise OverloadedError(f"{before} {unit} wait before a request for {task!r}, and {room} may")
+            raise OverloadedError(f"{before} {unit} are before a request for {task!r}, and {room} may be")
 
     def enter(self, request: Request) -> None:
-        """A request waits from now on."""
+        """A request is open from now on."""
         kind, work = _of(request)
         self._waiting[kind][request.task] += work
 
     def leave(self, request: Request) -> None:
-        """It waits no more: it has its first event."""
+        """It has ended."""
         kind, work = _of(request)
         waiting = self._waiting[kind]
         waiting[request.task] -= work
@@ -55,8 +57,8 @@ class QueueBound:
             del waiting[request.task]
 
 
-def _times(turns: float | None, size: int) -> int | None:
-    return None if turns is None else max(1, round(turns * size))
+def _times(turns: float | None, size: int, running: int = 0) -> int | None:
+    return None if turns is None else max(1, round((turns + running) * size))
 
 
 def _of(request: Request) -> tuple[Kind, int]:
