@@ -69,10 +69,10 @@ class ServerSettings(BaseModel):
     ] = 2_000_000
     max_waiting_steps: Annotated[
         float, Field(gt=0, le=1_000_000, description="full steps of inputs that may wait before a request")
-    ] = 4.0
+    ] = 64.0
     max_waiting_rounds: Annotated[
         float, Field(gt=0, le=1_000_000, description="full sets of running answers that may wait before one")
-    ] = 1.0
+    ] = 16.0
     max_step_tokens: Annotated[Count, Field(description="tokens of a step")] = 2048
     max_step_rows: Annotated[int, Field(ge=2, le=65_536, description="rows of a step")] = 512
     max_step_adapters: Annotated[

@@ -54,8 +54,8 @@ class Watchdog:
         while not self._stop.wait(min(1.0, self.limit_s / LOOKS)):
             is_stalled = self.is_stalled
             if is_stalled and not was_stalled:
-                self._on_stall()
                 logger.critical("a step has taken more than %g s; all threads:\n%s", self.limit_s, _stacks())
+                self._on_stall()
             was_stalled = is_stalled
 
 

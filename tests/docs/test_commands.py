@@ -41,6 +41,8 @@ ELSEWHERE = {
     r"accelerate launch": "tests/training/test_processes.py",
     r"docker |mkdocs serve": "tests/house/test_dockerfile.py, tests/docs/test_site.py",
     r"prometheus ": "tests/monitoring",
+    r"python -m tests.fuzz": "tests/fuzz",
+    r"OTEL_\w+=": "tests/server/test_tracing.py",
     r"\$ curl --data-binary @parcel.jpg": "tests/server/test_images.py: this base reads no images",
 }
 PARAMETERS = ["training.epochs=1", "training.precision=float32", "training.early_stopping=null"]

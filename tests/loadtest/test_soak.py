@@ -60,9 +60,9 @@ def test_the_report_of_a_server_that_grows_is_a_failure(bytes_per_s: int, code: 
 def test_a_soak_on_a_tiny_base_tells_what_it_saw(tmp_path: Path) -> None:
     base, file = make_tiny_base(tmp_path / "tiny", "bert"), tmp_path / "soak.json"
     places = ["--data-dir", str(tmp_path / "data"), "--json", str(file)]
-    options = ["--base", str(base), "--minutes", "0.8", *places, "--", "--dtype", "float32"]
+    options = ["--base", str(base), "--minutes", "0.4", *places, "--", "--dtype", "float32"]
     CliRunner().invoke(loadtest, ["soak", *options])
     told = json.loads(file.read_text())
     assert told["phase"]["requests"]["right"] > 20
     assert told["phase"]["requests"]["lost"] == told["phase"]["requests"]["wrong"] == 0
-    assert told["slopes"]["descriptors"]["first"] > 0
+    assert told["slopes"]["descriptors"] is None, "too short for a line"

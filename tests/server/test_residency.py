@@ -67,7 +67,8 @@ class Stream(threading.Thread):
 @pytest.fixture
 def styled(serve: Serve) -> Served:
     """A server whose steps are slow, with two versions of the task `style`, the first in production."""
-    served = serve(pause_seconds=0.01, retire_seconds=0.5)
+    engine = EngineSettings(retry_load_s=60.0)  # what failed to load is told for as long as a slow test takes
+    served = serve(pause_seconds=0.01, retire_seconds=0.5, engine=engine)
     for seed, alias in ((1, "production"), (2, None)):
         served.add("style", "text-generation", seed=seed, alias=alias)
     return served

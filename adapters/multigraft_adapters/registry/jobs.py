@@ -52,6 +52,12 @@ class Jobs:
             reading.tell(session, row, Note(f"the job for task {row.task!r} is created and waits for a worker"))
             return reading.job(row), True
 
+    def made_by(self, key: str) -> Job | None:
+        """The job of an idempotency key."""
+        with self._database.reading() as session:
+            known = self._known(session, key)
+            return None if known is None else reading.job(known)
+
     def get(self, id: str) -> Job:
         """One job; raises JobNotFoundError."""
         with self._database.reading() as session:

@@ -28,8 +28,10 @@ SETTINGS = {
     "drain_grace_seconds": 1.0,
     "retry_load_seconds": 0.5,
     "max_retry_load_seconds": 1.0,
+    "max_waiting_steps": 4.0,
+    "max_waiting_rounds": 1.0,
 }
-"""Shorter than a server's own, so that a fault is over in seconds."""
+"""Shorter than a server's own: a fault is over in seconds, and little may wait before a request."""
 
 Scores = Mapping[str, float]
 

@@ -189,12 +189,15 @@ async def _read(form: FormData) -> tuple[Files, dict[str, str]]:
 async def _queue(view: View, files: Files, fields: dict[str, str]) -> Job:
     if "training" not in files:
         raise InvalidRequestError("choose a file of training data", param="training")
+    key = f"console-{fields['once']}" if fields["once"] else None
+    made = await asyncio.to_thread(view.parts.registry.jobs.made_by, key) if key else None
+    if made is not None:
+        return made  # the form was sent again: its files are not kept twice
     body = _body(view.parts, fields)
     body.new_job(view.parts.spec, None)  # what cannot be a job keeps no files
     ids = {}
     for name, (filename, content) in files.items():
         ids[f"{name}_file"] = (await keep_file(view.parts, filename, content)).id
-    key = f"console-{fields['once']}" if fields["once"] else None
     return await queue_job(view.parts, view.caller, body.model_copy(update=ids), key)
 
 
