@@ -17,9 +17,8 @@ from tests.registry.parts import Adapter, make_adapter
 from tests.store.places import PAST_S, FolderPlace, ObjectPlace, Place, make_files, put
 
 GRACE_S = 3600.0
-LAST_LOOK = 4
-"""A collection looks whether the registry is empty, what it needs, whether it is empty for the blobs of training,
-and again before it deletes."""
+LAST_LOOK = 3
+"""A collection looks whether the registry is empty, what it needs, and again before it deletes."""
 
 
 @pytest.fixture

@@ -40,15 +40,15 @@ def collect(store: Store, registry: Registry, *, grace_s: float, dry_run: bool =
     than an upload takes to be registered, and longer than the deadline of any request, which may still wait
     for a version that was retired. Raises ConflictError when the registry is empty and the store is not.
     """
-    stored = store.stored()
-    if stored and not registry.digests():
+    stored, has_versions = store.stored(), bool(registry.digests())
+    if stored and not has_versions:
         raise ConflictError(
             f"the registry has no version, while the store holds {len(stored)} adapters: nothing is deleted, "
             "since this may not be the store's registry"
         )
     needed = needed_digests(registry, grace_s)
     garbage = [one for one in stored if one.age_s >= grace_s and one.digest not in needed]
-    blobs = tuple(orphans(store, registry, grace_s))
+    blobs = tuple(orphans(store, registry, grace_s)) if has_versions else ()
     if dry_run:
         return Collected(tuple(garbage), tuple(store.remains(grace_s)), blobs)
     gone = [one for one in garbage if _discard(store, registry, one.digest, grace_s)]
@@ -59,9 +59,7 @@ def collect(store: Store, registry: Registry, *, grace_s: float, dry_run: bool =
 
 def orphans(store: Store, registry: Registry, grace_s: float) -> list[StoredBlob]:
     """The blobs past the grace time whose file the registry does not know, or whose job has ended. A blob is put
-    under a key of its own once, so what is an orphan stays one. None where the registry has no version."""
-    if not registry.digests():
-        return []
+    under a key of its own once, so what is an orphan stays one. Only for a registry that has a version."""
     kept = [blob for prefix in ("files", "jobs") for blob in store.blobs.stored(prefix)]
     return [blob for blob in kept if blob.age_s >= grace_s and not _is_needed(registry, blob.key)]
 
