@@ -200,14 +200,7 @@ def _middleware(parts: Parts, console: FastAPI) -> list[Middleware]:
         Middleware(BesideApi, console=console),
         Middleware(TakeWork, drain=parts.drain),
         Middleware(Authenticate),
-        Middleware(
-            GuardBody,
-            max_bytes=settings.max_body_bytes,
-            max_upload_bytes=settings.max_upload_bytes,
-            max_file_bytes=settings.max_file_bytes,
-            timeout_seconds=settings.body_timeout_seconds,
-            whole_seconds=settings.request_timeout_seconds,
-        ),
+        Middleware(GuardBody, settings=settings),
     ]
 
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multigraft_server.api.problems import error_response
 from multigraft_server.draining import Drain
 from multigraft_server.logs import REQUESTS, log_request
+from multigraft_server.settings import ServerSettings
 from multigraft_server.tracing import PARENT, Tracing
 from multigraft_server.trails import TRAIL, Trail
 
@@ -108,28 +109,20 @@ class TakeWork:
 
 class GuardBody:
     """Bounds what a body may cost: its bytes, the silence between two pieces of it, and the seconds that all of it
-    takes: `whole_seconds`, and one more for each `SLOWEST_BYTES` that came.
+    takes: `request_timeout_seconds`, and one more for each `SLOWEST_BYTES` that came.
 
     Multipart bodies sent to where versions or files are uploaded have caps of their own. A body whose declared
     length is over the cap is refused before it is read; otherwise `receive` raises. These are HTTPExceptions,
     since the framework, which reads the bodies, lets no others through.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        max_bytes: int,
-        max_upload_bytes: int,
-        max_file_bytes: int,
-        timeout_seconds: float,
-        whole_seconds: float,
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._max_upload_bytes = max_upload_bytes
-        self._max_file_bytes = max_file_bytes
-        self._timeout_seconds = timeout_seconds
-        self._whole_seconds = whole_seconds
+        self._max_bytes = settings.max_body_bytes
+        self._max_upload_bytes = settings.max_upload_bytes
+        self._max_file_bytes = settings.max_file_bytes
+        self._timeout_seconds = settings.body_timeout_seconds
+        self._whole_seconds = settings.request_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -51,15 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 def create_console(parts: Parts) -> FastAPI:
     """The console over the API's parts. It has no description: its pages are for people."""
-    settings = parts.settings
-    guard = Middleware(
-        GuardBody,
-        max_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_file_bytes=settings.max_file_bytes,
-        timeout_seconds=settings.body_timeout_seconds,
-        whole_seconds=settings.request_timeout_seconds,
-    )
+    guard = Middleware(GuardBody, settings=parts.settings)
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
