@@ -19,6 +19,17 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return float(np.percentile(np.asarray(values), percent))
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which two of the values the median of what they are drawn from lies, with 95% confidence.
+
+    By ranks, so that no distribution is assumed: the normal approximation of the binomial one. The least and the
+    most of few values.
+    """
+    ordered, count = sorted(values), len(values)
+    rank = max(0, math.floor(count / 2 - 0.98 * math.sqrt(count)))
+    return ordered[rank], ordered[count - 1 - rank]
+
+
 def spread(values: Sequence[float]) -> dict[str, float] | None:
     """How many values there are, their mean, percentiles and largest; None of none."""
     if not values:

@@ -128,7 +128,11 @@ report_options = _options(
 )
 comparison_options = _options(
     click.option("--quick", is_flag=True, help="One short round: a first look, no measurement."),
-    click.option("--rounds", type=click.IntRange(1), help="Of each measurement.  [default: 3, with --quick 1]"),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1),
+        help="Of each measurement.  [default: 3, with --quick 1; of overhead 120 and 2]",
+    ),
     click.option("--seed", default=0, show_default=True),
     data_dir_option,
     json_option,

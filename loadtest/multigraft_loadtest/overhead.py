@@ -10,13 +10,16 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import httpx
+from rich.progress import track
 from rich.table import Table
 
 from multigraft_loadtest.compare.sides import Sides
+from multigraft_loadtest.figures import median_interval
 from multigraft_loadtest.goals import COLUMNS, cells, goal
 from multigraft_loadtest.machine import describe_machine
 from multigraft_loadtest.many.measured import Measured, Sizes
@@ -26,12 +29,20 @@ from multigraft_loadtest.problems import CannotStartError, LoadTestError
 from multigraft_loadtest.server import Server, serving
 from multigraft_loadtest.show import titled
 from multigraft_loadtest.snippets import load_snippets
+from multigraft_loadtest.workload import Workload
 
 PARTS = ("c", "g", "scrape")
-WATCHED = ("--metrics", "--log-format", "json")
-UNWATCHED = ("--no-metrics", "--log-format", "text")
+WATCHED, UNWATCHED, TWIN = "watched", "unwatched", "unwatched twin"
+SERVERS = {
+    WATCHED: ("--metrics", "--log-format", "json"),
+    UNWATCHED: ("--no-metrics", "--log-format", "text"),
+    TWIN: ("--no-metrics", "--log-format", "text"),
+}
 LEAST_RATIO, MOST_SCRAPE_MS = 0.98, 100.0
 TASKS, SCRAPED_TASKS, SCRAPES = 8, 500, 21
+ROUNDS, QUICK_ROUNDS = 120, 2
+C_REQUESTS, G_REQUESTS = 96, 16
+"""Of a turn: about a second's."""
 
 
 def overhead(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,8 +50,8 @@ def overhead(options: Mapping[str, Any]) -> dict[str, Any]:
     asked = options["parts"].split(",") if options["parts"] else PARTS
     if unknown := [name for name in asked if name not in PARTS]:
         raise CannotStartError(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    rounds, is_quick = options["rounds"] or (2 if options["quick"] else 10), options["quick"]
-    sizes = Sizes(rounds, TASKS, TASKS, 64 if is_quick else 400, 16 if is_quick else 48, 0, SCRAPED_TASKS)
+    rounds = options["rounds"] or (QUICK_ROUNDS if options["quick"] else ROUNDS)
+    sizes = Sizes(rounds, TASKS, TASKS, C_REQUESTS, G_REQUESTS, 0, SCRAPED_TASKS)
     measured = Measured(options["data_dir"], options["serve_options"], options["seed"])
     started = datetime.now(UTC)
     if "c" in asked:
@@ -49,7 +60,7 @@ def overhead(options: Mapping[str, Any]) -> dict[str, Any]:
     if "g" in asked:
         _compare("G", options["decoder"], (), sizes, measured)
     if "scrape" in asked:
-        _scrape(options["encoder"], 20 if is_quick else SCRAPED_TASKS, measured)
+        _scrape(options["encoder"], 20 if options["quick"] else SCRAPED_TASKS, measured)
     return {
         "title": "multigraft loadtest overhead",
         "command": shlex.join(["multigraft", *sys.argv[1:]]),
@@ -63,55 +74,86 @@ def overhead(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def overhead_table(report: Mapping[str, Any]) -> Table:
     """The goals, and what was reached."""
-    table = titled(f"what watching costs, medians of {report['rounds']} pairs of rounds", *COLUMNS)
+    table = titled(f"what watching costs, medians of {report['rounds']} rounds", *COLUMNS)
     for row in report["rows"]:
         table.add_row(*cells(row))
     return table
 
 
 def _compare(letter: Letter, base: str, texts: Sequence[str], sizes: Sizes, measured: Measured) -> None:
-    """Two servers in turn, on the same requests: the ratio of each pair of rounds, whichever of them was first."""
+    """Three servers in turn, on the same requests: a watched one, one that is not, and the latter's twin.
+
+    Turns are short, so that what is compared happens within seconds: the machine's own speed drifts. What the twin
+    is off by is what this measurement cannot tell apart.
+    """
     adapters = adapters_of(letter, base, sizes.tasks)
-    ratios: list[float] = []
-    costs: list[float] = []
+    rates: dict[str, list[float]] = {name: [] for name in SERVERS}
+    costs: dict[str, list[float]] = {name: [] for name in SERVERS}
     with ExitStack() as stack:
         sides, servers = Sides(), {}
-        for name, options in (("watched", WATCHED), ("unwatched", UNWATCHED)):
+        for name, options in SERVERS.items():
             measured.say(f"{letter}: starting multigraft on {base}, {name} ...")
             given = [*measured.serve_options, *options]
-            server = stack.enter_context(serving(base, measured.data_dir, given, name))
+            server = stack.enter_context(serving(base, measured.data_dir, given, name.replace(" ", "-")))
             for adapter in adapters:
                 server.upload(adapter.name, adapter.files, adapter.declaration)
             assert server.child is not None
             sides.add(server.child)
             servers[name] = server
-        for number in range(sizes.rounds):
-            seed, names = measured.seed + number, [adapter.name for adapter in adapters]
-            workload = workload_of(letter, names, texts, sizes, seed, number == 0)
-            rates: dict[str, float] = {}
-            cpu: dict[str, float] = {}
-            for name, server in list(servers.items())[:: 1 if number % 2 == 0 else -1]:
-                assert server.child is not None
-                with sides.turn(server.child):
-                    before = server.child.cpu_seconds()
-                    run = measured.run(f"{letter}, {name}", server, server.target(), workload)
-                    rates[name] = rate(run, letter)
-                    cpu[name] = server.child.cpu_seconds() - before  # on as many texts or tokens as the other's
-            if not all(rates.values()):
-                raise LoadTestError(f"{letter}: no answer was right: {measured.wrong}")
-            ratios.append(rates["watched"] / rates["unwatched"])
-            costs.append(cpu["watched"] / cpu["unwatched"])
-            measured.say(
-                f"  pair {number + 1}: {rates['unwatched']:.1f}/s, watched {ratios[-1]:.4f} of it by "
-                f"{costs[-1]:.4f} of the processor's time"
-            )
-    what = f"{letter}: throughput with metrics and JSON logs to that without"
-    measured.rows += [
-        goal(what, statistics.median(ratios), LEAST_RATIO, at_least=True),
-        goal(f"{letter}: the lowest and", min(ratios)),
-        goal(f"{letter}: the highest of the pairs", max(ratios)),
-        goal(f"{letter}: processor's time of a text or token, watched to not", statistics.median(costs)),
+        for number in track(range(sizes.rounds), f"{letter}: rounds", console=measured.console):
+            names = [adapter.name for adapter in adapters]
+            workload = workload_of(letter, names, texts, sizes, measured.seed + number, number == 0)
+            for name in order_of(number):
+                rate, cost = _turn(letter, name, servers[name], sides, workload, measured)
+                rates[name].append(rate)
+                costs[name].append(cost)
+    if not all(map(all, rates.values())):
+        raise LoadTestError(f"{letter}: no answer was right: {measured.wrong}")
+    measured.rows += compared(letter, rates, costs)
+
+
+def order_of(number: int) -> list[str]:
+    """Who comes first, second and third in a round: each as often as the others, after each as often."""
+    return list(list(permutations(SERVERS))[number % 6])
+
+
+def compared(
+    letter: Letter, rates: Mapping[str, Sequence[float]], costs: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
+    """The rows of a report: medians of the rounds' ratios, with the interval that holds the median by 95%."""
+    watched = _ratios(rates, WATCHED, [UNWATCHED, TWIN])
+    cost = _ratios(costs, WATCHED, [UNWATCHED, TWIN])
+    twin = _ratios(rates, TWIN, [UNWATCHED])
+    low, high = median_interval(watched)
+    return [
+        goal(
+            f"{letter}: throughput with metrics and JSON logs to that without",
+            statistics.median(watched),
+            LEAST_RATIO,
+            at_least=True,
+        ),
+        goal(f"{letter}: its 95% interval, from", low),
+        goal(f"{letter}: its 95% interval, to", high),
+        goal(f"{letter}: throughput of two servers without, the one to the other", statistics.median(twin)),
+        goal(f"{letter}: processor's time of a text or token, with to without", statistics.median(cost)),
     ]
+
+
+def _ratios(figures: Mapping[str, Sequence[float]], name: str, others: Sequence[str]) -> list[float]:
+    """Round by round, to the mean of the others."""
+    means = (statistics.fmean(values) for values in zip(*(figures[other] for other in others), strict=True))
+    return [one / mean for one, mean in zip(figures[name], means, strict=True)]
+
+
+def _turn(
+    letter: Letter, name: str, server: Server, sides: Sides, workload: Workload, measured: Measured
+) -> tuple[float, float]:
+    """A server's texts or tokens a second, and the processor's seconds that it spent on them all."""
+    assert server.child is not None  # `serving` started it
+    with sides.turn(server.child):
+        before = server.child.cpu_seconds()
+        run = measured.run(f"{letter}, {name}", server, server.target(), workload)
+        return rate(run, letter), server.child.cpu_seconds() - before
 
 
 def _scrape(base: str, tasks: int, measured: Measured) -> None:

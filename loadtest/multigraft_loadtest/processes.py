@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -113,6 +113,17 @@ def running(
         yield child
     finally:
         child.end()
+
+
+@contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """This thread on these cores, and what it starts inside for good; with none, wherever it was."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

@@ -42,8 +42,10 @@ from multigraft_server.api import (
     vllm,
 )
 from multigraft_server.api.auth import Authenticate, authorise, caller_of, without_other_names
+from multigraft_server.api.hosts import KnownHosts
 from multigraft_server.api.middleware import GuardBody, RequestContext, TakeWork
 from multigraft_server.api.openapi import describe_routes
+from multigraft_server.api.overload import RefuseWhenFull
 from multigraft_server.api.problems import error_response
 from multigraft_server.api.schemas import ErrorBody
 from multigraft_server.console.app import create_console
@@ -193,13 +195,16 @@ def _make_image_reader(settings: ServerSettings, base: Base) -> ImageReader | No
 
 
 def _middleware(parts: Parts, console: FastAPI) -> list[Middleware]:
-    """Outermost first: ids and errors, the console aside, whether it is taken, then the key, then the body."""
+    """Outermost first: ids and errors, the server's names, the console aside, whether it is taken, the key, the
+    queue, the body."""
     settings = parts.settings
     return [
         Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds, tracing=parts.tracing),
+        Middleware(KnownHosts, keyring=parts.keyring, trusted=settings.trusted_hosts),
         Middleware(BesideApi, console=console),
         Middleware(TakeWork, drain=parts.drain),
         Middleware(Authenticate),
+        Middleware(RefuseWhenFull, router=parts.router),
         Middleware(GuardBody, settings=settings),
     ]
 

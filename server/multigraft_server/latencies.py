@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from multigraft_server.metrics import Metrics
@@ -18,9 +18,9 @@ PERIOD_SECONDS = 10.0
 WINDOW_SECONDS = 300.0
 """What quantiles are taken over."""
 
-Series = tuple[str, str]
-"""What is timed, or an outcome, and the task's label."""
-Counts = tuple[float, ...]
+Series = tuple[str, ...]
+"""What is timed and the task's label; or the latter and an outcome."""
+Counts = Sequence[float]
 """Observations up to each of a histogram's bounds, the last of which is infinite."""
 
 
@@ -55,8 +55,8 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class _Sample:
     at: float
-    times: dict[Series, Counts]
-    outcomes: dict[Series, float]
+    times: Mapping[Series, Counts]
+    outcomes: Mapping[Series, float]
 
 
 class Latencies:
@@ -83,8 +83,8 @@ class Latencies:
             first = self._samples[0]
             now = self._sample(self._samples[-1])
         asked: dict[str, dict[str, float]] = defaultdict(dict)
-        for (outcome, task), count in now.outcomes.items():
-            asked[task][outcome] = count - first.outcomes.get((outcome, task), 0.0)
+        for (task, outcome), count in now.outcomes.items():
+            asked[task][outcome] = count - first.outcomes.get((task, outcome), 0.0)
         tasks = [
             self._task(task, counts, first, now) for task, counts in sorted(asked.items()) if any(counts.values())
         ]
@@ -100,7 +100,9 @@ class Latencies:
 
     def _sample(self, last: _Sample) -> _Sample:
         """The metrics now. Counts that have not changed are kept once."""
-        times = {series: _same(counts, last.times.get(series)) for series, counts in self._metrics.times().items()}
+        times: dict[Series, Counts] = {
+            series: _same(counts, last.times.get(series)) for series, counts in self._metrics.times().items()
+        }
         return _Sample(self._clock(), times, self._metrics.outcomes())
 
 

@@ -10,16 +10,18 @@ without a valid key, was routed nowhere and is not counted here.
 from __future__ import annotations
 
 import threading
+from array import array
 from itertools import accumulate
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.samples import Sample
 
 OTHER = "__other__"
 """The label of all tasks beyond the cap."""
 UNKNOWN = "__unknown__"
 """The label of references that name no task; names that callers make up are never labels."""
+
+Family = TypeVar("Family", Counter, Histogram)
 
 Outcome = Literal["ok", "invalid", "cancelled", "unavailable", "deadline", "limited", "failed"]
 
@@ -67,20 +69,18 @@ class TaskLabels:
         return task if task in self._known else OTHER
 
 
-def _counts(family: Histogram) -> dict[str, tuple[float, ...]]:
-    """The cumulative counts of a histogram with one label, by this label's values.
-
-    Read off the children: what `collect` answers for a hundred tasks takes 15 times as long to build.
-    """
-    with family._lock:
-        children: dict[str, Any] = {labels[0]: child for labels, child in family._metrics.items()}
+def _counts(family: Histogram) -> dict[str, array[float]]:
+    """The cumulative counts of a histogram with one label, by this label's values."""
     return {
-        label: tuple(accumulate(bucket.get() for bucket in child._buckets)) for label, child in children.items()
+        label: array("d", accumulate(bucket.get() for bucket in child._buckets))
+        for (label,), child in _children(family).items()
     }
 
 
-def _samples(family: Counter | Histogram) -> list[Sample]:
-    return [sample for metric in family.collect() for sample in metric.samples]
+def _children(family: Counter | Histogram) -> dict[tuple[str, ...], Any]:
+    """By the labels' values. What `collect` answers for a hundred tasks takes 15 times as long to build."""
+    with family._lock:
+        return {tuple(labels): child for labels, child in family._metrics.items()}  # as they are: tuples
 
 
 class Metrics:
@@ -93,7 +93,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, *, max_task_labels: int = 100) -> None:
         self.registry = registry
         self.labels = TaskLabels(max_task_labels)
-        self._next_tokens: dict[str, Histogram] = {}  # by label: finding it anew costs as much as observing
+        self._found: dict[tuple[object, ...], Any] = {}
         self._counted: set[str] = set()
         self._make_request_metrics()
         self._make_engine_metrics()
@@ -103,24 +103,20 @@ class Metrics:
         label = task if task == UNKNOWN else self.labels.of(task)
         if label not in self._counted:
             self._begin_outcomes(label)
-        self._requests.labels(label, outcome).inc()
-        self._request_seconds.labels(label).observe(seconds)
+        self._of(self._requests, label, outcome).inc()
+        self._of(self._request_seconds, label).observe(seconds)
 
     def first_token(self, task: str, seconds: float) -> None:
         """A generated answer's first token came, so long after its request."""
-        self._first_token_seconds.labels(self.labels.of(task)).observe(seconds)
+        self._of(self._first_token_seconds, self.labels.of(task)).observe(seconds)
 
     def next_token(self, task: str, seconds: float) -> None:
         """A further token came, so long after the one before it."""
-        label = self.labels.of(task)
-        child = self._next_tokens.get(label)
-        if child is None:
-            child = self._next_tokens[label] = self._token_seconds.labels(label)
-        child.observe(seconds)
+        self._of(self._token_seconds, self.labels.of(task)).observe(seconds)
 
     def queued(self, task: str, seconds: float) -> None:
         """A row waited so long before its first step."""
-        self._queue_seconds.labels(self.labels.of(task)).observe(seconds)
+        self._of(self._queue_seconds, self.labels.of(task)).observe(seconds)
 
     def step(
         self,
@@ -133,11 +129,11 @@ class Metrics:
         generated_tokens: int,
     ) -> None:
         """One step of the engine ended."""
-        self._step_seconds.labels(phase).observe(seconds)
+        self._of(self._step_seconds, phase).observe(seconds)
         self._step_rows.observe(rows)
         self._step_adapters.observe(adapters)
-        self._tokens.labels("prompt").inc(prompt_tokens)
-        self._tokens.labels("generated").inc(generated_tokens)
+        self._of(self._tokens, "prompt").inc(prompt_tokens)
+        self._of(self._tokens, "generated").inc(generated_tokens)
 
     def out_of_memory(self) -> None:
         """A step ran out of memory."""
@@ -173,7 +169,7 @@ class Metrics:
             "queue": _REQUEST_SECONDS,
         }
 
-    def times(self) -> dict[tuple[str, str], tuple[float, ...]]:
+    def times(self) -> dict[tuple[str, ...], array[float]]:
         """By what is timed and task: how often it was up to each of the bounds, and at all."""
         families = (self._request_seconds, self._first_token_seconds, self._token_seconds, self._queue_seconds)
         return {
@@ -182,14 +178,17 @@ class Metrics:
             for task, counts in _counts(family).items()
         }
 
-    def outcomes(self) -> dict[tuple[str, str], float]:
-        """How many requests ended with an outcome, by that and task."""
-        samples = _samples(self._requests)
-        return {
-            (sample.labels["outcome"], sample.labels["task"]): sample.value
-            for sample in samples
-            if sample.name.endswith("_total")
-        }
+    def outcomes(self) -> dict[tuple[str, ...], float]:
+        """How many requests ended with an outcome, by task and that."""
+        return {labels: child._value.get() for labels, child in _children(self._requests).items()}
+
+    def _of(self, family: Family, *labels: str) -> Family:
+        """The series of these labels, found once: finding it costs more than counting in it."""
+        key = (family, *labels)
+        found: Family | None = self._found.get(key)
+        if found is None:
+            found = self._found[key] = family.labels(*labels)
+        return found
 
     def _begin_outcomes(self, label: str) -> None:
         """Every outcome as 0, since a rate over a series that begins with its first error misses that error."""

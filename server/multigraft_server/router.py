@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from multigraft_adapters.bases.spec import BaseSpec
-from multigraft_adapters.errors import ContextLengthError, MultigraftError, TaskTypeMismatchError
+from multigraft_adapters.errors import ContextLengthError, MultigraftError, OverloadedError, TaskTypeMismatchError
 from multigraft_adapters.methods import virtual_tokens
 from multigraft_adapters.registry import Registry, Routed, Version, parse_reference, point_of
 from multigraft_adapters.registry.names import unknown_task
@@ -19,6 +19,7 @@ from multigraft_server.metrics import UNKNOWN, Metrics
 from multigraft_server.trails import note_call
 
 DEFAULT_TERMS = Terms()
+GENERATES = "text-generation"
 
 
 class Router:
@@ -59,13 +60,40 @@ class Router:
         except MultigraftError as error:
             self._metrics.request(UNKNOWN, outcome_of(error), time.monotonic() - arrival)
             raise
+        return self._begin(target, arrival, terms)
+
+    def refuse_when_full(self, ref: str, caller: Caller) -> None:
+        """Raises and counts the OverloadedError that `open` would, where the task is known without a read of the
+        registry; otherwise does nothing, and leaves every other refusal to `open`. Takes microseconds."""
+        arrival = time.monotonic()
+        try:
+            self._check(ref, caller)
+            task, selector = parse_reference(ref, self.spec.name)
+        except MultigraftError:
+            return
+        routed = self._registry.kept(task, selector) if task is not None else None
+        if routed is None:
+            return
+        version = routed.heaviest
+        try:
+            self._check_room(version.task, version.task_type == GENERATES)
+        except OverloadedError as error:
+            terms = Terms(caller=caller)
+            self._call(Target(ref, version.task, version), arrival, terms).close(error)
+            raise
+
+    def _begin(self, target: Target, arrival: float, terms: Terms) -> Call:
+        call = self._call(target, arrival, terms)
+        with call.closed_on_error():
+            if target.task_type is not None:
+                self._check_room(target.task, target.task_type == GENERATES)
+        return call
+
+    def _call(self, target: Target, arrival: float, terms: Terms) -> Call:
         lease = self._leases.acquire(target.task, target.number)
         seconds = min(self._timeout_seconds, terms.timeout_seconds or self._timeout_seconds)
         call = Call(target, lease, self._metrics, arrival, arrival + seconds, terms)
         note_call(call)
-        with call.closed_on_error():
-            if target.task_type is not None:
-                self._check_room(target.task, target.task_type == "text-generation")
         return call
 
     def resolve(self, ref: str, caller: Caller = ANYONE) -> Target:
@@ -110,11 +138,11 @@ class Router:
                 "image-classification answer on their predict route",
                 param="model",
             )
-        if wanted == "text-generation" and self.spec.family != "decoder":
+        if wanted == GENERATES and self.spec.family != "decoder":
             raise TaskTypeMismatchError(
                 f"the base {target.task!r} is an encoder: it embeds, but does not generate", param="model"
             )
-        if wanted not in ("text-generation", "feature-extraction"):
+        if wanted not in (GENERATES, "feature-extraction"):
             raise TaskTypeMismatchError(f"the bare base {target.task!r} serves no {wanted}", param="model")
 
     def longest_input(self, target: Target) -> int:

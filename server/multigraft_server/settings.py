@@ -105,6 +105,10 @@ class ServerSettings(BaseModel):
     api_key: Annotated[
         str | None, Field(min_length=8, repr=False, description="bearer key that every route but /health asks")
     ] = None
+    trusted_hosts: Annotated[
+        tuple[str, ...] | None,
+        Field(description="names that it answers to beside localhost and addresses; any if it asks for keys"),
+    ] = None
     max_body_bytes: Annotated[Bytes, Field(description="cap of a JSON body")] = 4 * MiB
     max_upload_bytes: Annotated[Bytes, Field(description="cap of an uploaded adapter's body")] = 1024 * MiB
     max_file_bytes: Annotated[Bytes, Field(description="cap of an uploaded file of training data")] = 64 * MiB

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from rich.console import Console
 
 from multigraft_loadtest.cli import loadtest
 from multigraft_loadtest.faults.command import exit_code, faults_tables, is_bad
-from multigraft_loadtest.faults.flood import Phase, rows
+from multigraft_loadtest.faults.flood import Phase, rows, shared_out
 from multigraft_loadtest.faults.traffic import Injected, kind_of, summarise
+from multigraft_loadtest.processes import on_cores
 from multigraft_loadtest.records import Record, Run
 from multigraft_loadtest.workload import Request
 from tests.tiny import make_tiny_base
@@ -72,7 +76,8 @@ def test_what_no_fault_may_do_is_bad_and_the_exit_code_says_so(change: dict[str,
 def test_a_flood_is_measured_by_goodput_refusals_and_latencies() -> None:
     calm = Phase(Run([record("right", at=at) for at in (1, 2, 3, 4)], 4.0), 4.0).told()
     flooded = [record("right", at=at, took=0.3) for at in (1, 2, 3, 4)] + [record("failed", "503", took=0.05)]
-    told = {"capacity": calm, "at_capacity": calm, "flood": Phase(Run(flooded, 4.0), 4.0).told()}
+    told = dict.fromkeys(("capacity", "capacity_after", "at_capacity"), calm)
+    told["flood"] = Phase(Run(flooded, 4.0), 4.0).told()
     figures = {row["what"].split(": ")[1]: (row["figure"], row["verdict"]) for row in rows(told)}
     assert figures["goodput, to capacity"] == (1.0, "met")
     assert figures["slowest refusal, seconds"] == (pytest.approx(0.05), "met")
@@ -99,6 +104,22 @@ def test_a_changed_byte_answers_nobody_wrongly_and_is_over_when_it_is_mended(tmp
 
 @pytest.mark.slow
 def test_all_faults_on_a_tiny_base(tmp_path: Path) -> None:
-    report = run_faults(tmp_path, "kill,stop,full-disk,locked-registry,slow-store,stalled-clients,flood")
-    assert len(report["faults"]) == 6
+    names = "kill,stop,full-disk,locked-registry,slow-store,stalled-clients,clock-jump,flood"
+    report = run_faults(tmp_path, names)
+    assert len(report["faults"]) + len(report["left_out"]) == 7
+    assert set(report["left_out"]) <= {"clock-jump"}
     assert report["flood"]["flood"]["right"] > 0
+
+
+def test_clients_of_a_flood_have_a_core_of_their_own_where_there_is_another() -> None:
+    assert shared_out([2, 3, 5]) == ([2], [3, 5])
+    assert shared_out([4]) == ((), ())
+
+
+def test_what_is_started_on_some_cores_stays_there_and_its_starter_does_not() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    ask = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    with on_cores(cores[-1:]):
+        told = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    assert json.loads(told) == cores[-1:]
+    assert sorted(os.sched_getaffinity(0)) == cores

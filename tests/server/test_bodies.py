@@ -23,7 +23,7 @@ def connected(served: Served) -> Iterator[socket.socket]:
 
 def head(length: int | None, *more: str) -> bytes:
     size = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    lines = ["POST /v1/predict HTTP/1.1", "host: x", "content-type: application/json", size, *more]
+    lines = ["POST /v1/predict HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", size, *more]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

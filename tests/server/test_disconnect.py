@@ -16,6 +16,7 @@ from tests.server.conftest import Serve
 from tests.server.running import Served
 from tests.server.test_bodies import connected
 
+OWN_KEY = "the-server-s-own-key"
 PAUSE_SECONDS = 0.05
 TOKENS = 200
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -44,10 +45,11 @@ def served(serve: Serve) -> Served:
     return started
 
 
-def send(connection: socket.socket, path: str, body: dict[str, Any]) -> None:
+def send(connection: socket.socket, path: str, body: dict[str, Any], key: str = "") -> None:
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
-    connection.sendall(f"{head}\r\n\r\n".encode() + content)
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {key}\r\n" if key else ""
+    connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -112,13 +114,33 @@ def test_a_request_that_would_wait_too_long_is_refused_before_it_is_read_and_oth
         send(first, "/v1/completions", long)  # one of its three prompts waits
         wait_for(lambda: served.parts.engine.snapshot().running == 2)
         wait_for(lambda: served.parts.engine.snapshot().waiting == 1)
-        refused = served.post("/v1/tasks/hot/predict", {"inputs": ""})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
-        assert refused.headers["retry-after"] == "1"
+        for path, body in (("/v1/tasks/hot/predict", b"{"), ("/v1/completions", json.dumps(long).encode())):
+            refused = served.http.post(path, content=body, headers={"content-type": "application/json"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+        assert served.post("/v1/tasks/hot@9/predict", {"inputs": "a"}).status_code == 404
+        assert served.parts.leases.total == 1
         with connected(served) as second:
             send(second, "/v1/completions", {**long, "model": "cold", "prompt": "a"})
             wait_for(lambda: served.parts.engine.snapshot().waiting == 2)
-    assert served.counted(task="hot", outcome="unavailable") == 1
+    assert served.counted(task="hot", outcome="unavailable") == 2
+
+
+def test_a_full_queue_tells_nobody_of_a_task_that_is_not_theirs(serve: Serve) -> None:
+    bounds = EngineSettings(max_running_rows=2, max_waiting_rounds=0.5)
+    served = serve(pause_seconds=PAUSE_SECONDS, engine=bounds, api_key=OWN_KEY)
+    served.http.headers["authorization"] = f"Bearer {OWN_KEY}"
+    served.add("hot", "text-generation")
+    other = served.post("/v1/keys", {"name": "other", "scopes": ["infer:cold"]}).json()["key"]
+    with connected(served) as first:
+        long = {"model": "hot", "prompt": ["a"] * 3, "max_tokens": TOKENS, "ignore_eos": True}
+        send(first, "/v1/completions", long, OWN_KEY)
+        wait_for(lambda: served.parts.engine.snapshot().waiting == 1)
+        answers = {
+            key: served.post("/v1/tasks/hot/predict", {"inputs": "a"}, headers={"authorization": f"Bearer {key}"})
+            for key in (OWN_KEY, other, "wrong")
+        }
+        assert [answer.status_code for answer in answers.values()] == [503, 404, 401]
 
 
 def test_a_request_that_takes_too_long_is_a_504_and_a_stream_ends_with_an_error(serve: Serve) -> None:

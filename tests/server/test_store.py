@@ -44,7 +44,7 @@ def on_s3(fragile: S3, serve: Serve) -> Served:
 def half_sent(served: Served) -> Iterator[socket.socket]:
     """A connection on which half an upload was sent."""
     head = (
-        "POST /v1/tasks/topic/versions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n"
+        "POST /v1/tasks/topic/versions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100000\r\n"
         f"content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=10) as connection:

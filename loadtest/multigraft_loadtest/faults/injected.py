@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from multigraft_loadtest.faults import wall_clock
 from multigraft_loadtest.faults.scene import Scene
 from multigraft_loadtest.faults.traffic import Clock, Fault, Injected
 from multigraft_loadtest.server import PRODUCTION
@@ -113,7 +114,7 @@ async def stalled_clients(scene: Scene, clock: Clock) -> Injected:
     """Clients that do not read what they asked for, that stop within a body, and within a head."""
     base = (await asyncio.to_thread(scene.call, "GET", "/v1/engine")).json()["base"]["name"]
     body = json.dumps({"model": base, "input": list(scene.texts) * 4}).encode()
-    head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = "POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     whole = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     before = await asyncio.to_thread(_descriptors, scene.pid)
     with ExitStack() as stack:
@@ -166,6 +167,7 @@ FAULTS: dict[str, Fault] = {
     "locked-registry": locked_registry,
     "slow-store": slow_store,
     "stalled-clients": stalled_clients,
+    wall_clock.NAME: wall_clock.clock_jump,
 }
 MAY_LOSE = frozenset({"kill"})
 """What a killed process was computing is lost; its clients see the connection break."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from multigraft_loadtest.processes import MULTIGRAFT, Child, running
+from multigraft_loadtest.processes import MULTIGRAFT, Child, on_cores, running
 from multigraft_loadtest.random_adapters import random_adapter
 from multigraft_loadtest.server import PRODUCTION, START_SECONDS, own_data
 from multigraft_loadtest.shapes import Shape, shape_of
@@ -68,7 +68,7 @@ class Scene:
         assert self.child is not None
         return self.child.process.pid
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the server; returns when it is ready. Raises CannotStartError."""
         self.starts += 1
         name = f"server-{self.starts}"
@@ -85,7 +85,8 @@ class Scene:
             str(config),
         ]
         command = [*MULTIGRAFT, "serve", *places, *self.serve_options]
-        self.child = self.stack.enter_context(running(name, command, self.own.parent / f"{name}.log"))
+        log = self.own.parent / f"{name}.log"
+        self.child = self.stack.enter_context(running(name, command, log, environment))
         self.port = int(self.child.wait_for_url("multigraft serves ", START_SECONDS).rpartition(":")[2])
 
     def kill(self, number: int) -> None:
@@ -93,6 +94,13 @@ class Scene:
         assert self.child is not None
         os.killpg(self.pid, number) if number == signal.SIGKILL else os.kill(self.pid, number)
         self.child.process.wait(CALL_SECONDS)
+
+    def restart(self, environment: Mapping[str, str] | None = None, cores: Collection[int] = ()) -> None:
+        """End the server in order, and start it again on the same data and port, on some cores if any are given.
+        Raises CannotStartError."""
+        self.kill(signal.SIGINT)
+        with on_cores(cores):
+            self.start(environment)
 
     def prepare(self) -> None:
         """Upload the tasks, and ask each about every text. Raises httpx's errors."""

@@ -76,7 +76,12 @@ async def authorise(request: Request) -> None:
 
 def caller_of(request: Request) -> Caller:
     """Who sent the request."""
-    caller = request.scope["state"][CALLER]
+    return caller_of_scope(request.scope)
+
+
+def caller_of_scope(scope: Scope) -> Caller:
+    """The same, where the framework has not made a request of it yet."""
+    caller = scope["state"][CALLER]
     assert isinstance(caller, Caller)  # Authenticate put it there
     return caller
 
