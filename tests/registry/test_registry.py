@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +37,16 @@ def test_a_version_keeps_what_it_was_given(registry: Registry) -> None:
     assert version.task_type == "feature-extraction"
     assert timedelta(0) <= datetime.now(UTC) - version.created_at < timedelta(minutes=1)
     assert registry.version("topic", 1) == version
+
+
+def test_a_version_that_nobody_holds_any_longer_is_gone(registry: Registry) -> None:
+    """A server learns of thousands of versions in its life, and uses a few of them."""
+    fill(registry, "topic", 3)
+    held = [weakref.ref(version.manifest) for version in registry.task("topic").versions]
+    held += [weakref.ref(registry.version("topic", number).manifest) for number in (1, 2, 3)]
+    gc.collect()
+    assert len(held) == 6
+    assert [ref() for ref in held] == [None] * 6
 
 
 def test_versions_count_up_by_task(registry: Registry) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import ColumnElement, func, select
@@ -85,7 +84,7 @@ def version(row: VersionRow, tags: Mapping[str, str] | None = None) -> Version:
         number=row.number,
         digest=row.digest,
         task_type=row.task_type,
-        manifest=_manifest(row.manifest),
+        manifest=Manifest.model_validate_json(row.manifest),
         created_at=row.created_at,
         retired_at=row.retired_at,
         tags=tags or {},
@@ -172,8 +171,3 @@ def _split(weights: Weights) -> Weights | None:
 
 def _among(column: InstrumentedAttribute[str], names: tuple[str, ...]) -> list[ColumnElement[bool]]:
     return [column.in_(names)] if names else []
-
-
-@lru_cache(maxsize=4096)
-def _manifest(text: str) -> Manifest:
-    return Manifest.model_validate_json(text)
