@@ -61,6 +61,7 @@ from multigraft_server.leases import Leases
 from multigraft_server.merging import Merging
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
+from multigraft_server.pools import READING_THREADS, started_pool
 from multigraft_server.residency import Residency
 from multigraft_server.router import Router
 from multigraft_server.settings import ServerSettings
@@ -237,6 +238,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         Trimmer().tend,
     )
     follower = Follower(parts.registry, *tended)
+    asyncio.get_running_loop().set_default_executor(started_pool(READING_THREADS, "multigraft-reading"))
     parts.engine.start()
     parts.watchdog.start()
     await asyncio.to_thread(follower.start)

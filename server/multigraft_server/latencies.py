@@ -99,11 +99,12 @@ class Latencies:
         return TaskLatency(task, sum(counts.values()), failed, timed)
 
     def _sample(self, last: _Sample) -> _Sample:
-        """The metrics now. Counts that have not changed are kept once."""
+        """The metrics now. Counts that have not changed are kept once, and those of nothing not at all."""
         times: dict[Series, Counts] = {
             series: _same(counts, last.times.get(series)) for series, counts in self._metrics.times().items()
         }
-        return _Sample(self._clock(), times, self._metrics.outcomes())
+        outcomes = {series: count for series, count in self._metrics.outcomes().items() if count}
+        return _Sample(self._clock(), times, outcomes)
 
 
 def quantile(share: float, bounds: tuple[float, ...], counts: Counts) -> float | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from multigraft_adapters.errors import OverloadedError
+from multigraft_server.pools import started_pool
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Uploads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._admitted = 0
-        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="multigraft-upload")
+        self._threads = started_pool(limit, "multigraft-upload")
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
