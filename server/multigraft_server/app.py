@@ -42,7 +42,7 @@ from multigraft_server.api import (
     vllm,
 )
 from multigraft_server.api.auth import Authenticate, authorise, caller_of, without_other_names
-from multigraft_server.api.hosts import KnownHosts
+from multigraft_server.api.hosts import KnownHosts, Names
 from multigraft_server.api.middleware import GuardBody, RequestContext, TakeWork
 from multigraft_server.api.openapi import describe_routes
 from multigraft_server.api.overload import RefuseWhenFull
@@ -201,7 +201,7 @@ def _middleware(parts: Parts, console: FastAPI) -> list[Middleware]:
     settings = parts.settings
     return [
         Middleware(RequestContext, retry_after_seconds=settings.retry_after_seconds, tracing=parts.tracing),
-        Middleware(KnownHosts, keyring=parts.keyring, trusted=settings.trusted_hosts),
+        Middleware(KnownHosts, names=Names(parts.keyring, settings.trusted_hosts)),
         Middleware(BesideApi, console=console),
         Middleware(TakeWork, drain=parts.drain),
         Middleware(Authenticate),

@@ -16,7 +16,7 @@ from multigraft_server.access.callers import ANYONE, Caller
 from multigraft_server.calls import Call, Target, Terms, outcome_of
 from multigraft_server.leases import Leases
 from multigraft_server.metrics import UNKNOWN, Metrics
-from multigraft_server.trails import note_call
+from multigraft_server.trails import TRAIL, note_call
 
 DEFAULT_TERMS = Terms()
 GENERATES = "text-generation"
@@ -78,8 +78,10 @@ class Router:
         try:
             self._check_room(version.task, version.task_type == GENERATES)
         except OverloadedError as error:
-            terms = Terms(caller=caller)
-            self._call(Target(ref, version.task, version), arrival, terms).close(error)
+            if TRAIL.get() is None:
+                self._metrics.request(version.task, outcome_of(error), time.monotonic() - arrival)
+            else:
+                self._call(Target(ref, version.task, version), arrival, Terms(caller=caller)).close(error)
             raise
 
     def _begin(self, target: Target, arrival: float, terms: Terms) -> Call:

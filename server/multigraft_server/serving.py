@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from multigraft_adapters.errors import BindError, SetupError
 from multigraft_server.api.connections import Patience, connections
+from multigraft_server.api.overload import RefuseAtOnce
 from multigraft_server.logs import log_event
 from multigraft_server.parts import Parts
 from multigraft_server.settings import ServerSettings
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
-        app,
+        RefuseAtOnce(app, app.state.parts),
         loop="auto",
         http=connections(Patience(settings.body_timeout_seconds, settings.stall_seconds)),
         ws="none",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from multigraft_loadtest.cli import loadtest
 from multigraft_loadtest.faults.command import exit_code, faults_tables, is_bad
-from multigraft_loadtest.faults.flood import Phase, rows, shared_out
+from multigraft_loadtest.faults.flood import Phase, Turn, goodputs, rows, shared_out
 from multigraft_loadtest.faults.traffic import Injected, kind_of, summarise
 from multigraft_loadtest.processes import on_cores
 from multigraft_loadtest.records import Record, Run
@@ -28,6 +29,10 @@ def record(fate: Any, code: str = "200", *, at: float = 1.0, problem: str = "", 
     made = Record(Request(0, "classification", "t", ("a",)), at - took, at - took, at)
     made.fate, made.code, made.problem = fate, code, problem
     return made
+
+
+def turn(records: Iterable[Record]) -> Turn:
+    return Turn(Run(list(records), 4.0), 4.0)
 
 
 def test_answers_are_counted_by_what_their_clients_saw() -> None:
@@ -74,15 +79,21 @@ def test_what_no_fault_may_do_is_bad_and_the_exit_code_says_so(change: dict[str,
 
 
 def test_a_flood_is_measured_by_goodput_refusals_and_latencies() -> None:
-    calm = Phase(Run([record("right", at=at) for at in (1, 2, 3, 4)], 4.0), 4.0).told()
+    calm = Phase([turn(record("right", at=at) for at in (1, 2, 3, 4))])
     flooded = [record("right", at=at, took=0.3) for at in (1, 2, 3, 4)] + [record("failed", "503", took=0.05)]
-    told = dict.fromkeys(("capacity", "capacity_after", "at_capacity"), calm)
-    told["flood"] = Phase(Run(flooded, 4.0), 4.0).told()
+    phases = {"capacity": calm, "at_capacity": calm, "flood": Phase([turn(flooded)])}
+    told = {name: phase.told() for name, phase in phases.items()} | {"goodputs": [0.5, 1.0, 2.0]}
     figures = {row["what"].split(": ")[1]: (row["figure"], row["verdict"]) for row in rows(told)}
-    assert figures["goodput, to capacity"] == (1.0, "met")
+    assert figures["goodput, to capacity, median of 3"] == (1.0, "met")
     assert figures["slowest refusal, seconds"] == (pytest.approx(0.05), "met")
     assert figures["p99 of the accepted, to that at capacity (32 clients)"] == (pytest.approx(3.0), "MISSED")
     assert figures["neither answered nor refused"] == (0, "met")
+
+
+def test_goodput_is_held_against_the_loops_before_and_after() -> None:
+    before, between, after = (turn(record("right") for _ in range(count)) for count in (4, 8, 4))
+    floods = Phase([turn(record("right") for _ in range(count)) for count in (3, 6)])
+    assert goodputs(Phase([before, between, after]), floods) == pytest.approx([0.5, 1.0])
 
 
 def run_faults(folder: Path, names: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.logs import REQUESTS
 from tests.server.conftest import Serve
 from tests.server.running import Served
 from tests.server.test_bodies import connected
@@ -123,6 +125,36 @@ def test_a_request_that_would_wait_too_long_is_refused_before_it_is_read_and_oth
         with connected(served) as second:
             send(second, "/v1/completions", {**long, "model": "cold", "prompt": "a"})
             wait_for(lambda: served.parts.engine.snapshot().waiting == 2)
+    assert served.counted(task="hot", outcome="unavailable") == 2
+
+
+def test_a_refusal_is_the_same_before_the_application_as_in_it(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds = EngineSettings(max_running_rows=2, max_waiting_rounds=0.5)
+    served = serve(pause_seconds=PAUSE_SECONDS, engine=bounds, retry_after_seconds=7)
+    served.add("hot", "text-generation")
+    with connected(served) as first:
+        send(
+            first,
+            "/v1/completions",
+            {"model": "hot", "prompt": ["a"] * 3, "max_tokens": TOKENS, "ignore_eos": True},
+        )
+        wait_for(lambda: served.parts.engine.snapshot().waiting == 1)
+
+        def refused(name: str) -> tuple[int, dict[str, str], bytes]:
+            answer = served.http.post("/v1/tasks/hot/predict", content=b"{", headers={"x-request-id": name})
+            return answer.status_code, {**answer.headers, "date": ""}, answer.content
+
+        quick = refused("one")
+        assert not caplog.records
+        with caplog.at_level(logging.INFO, logger=REQUESTS.name):  # whoever is told of requests has them all
+            slow = refused("one")
+        (record,) = (one for one in caplog.records if one.name == REQUESTS.name)
+        told = record.told.told()  # type: ignore[attr-defined]
+        assert (told["status"], told["task"], told["outcome"]) == (503, "hot", "unavailable")
+        assert quick == slow
+        assert (quick[0], quick[1]["retry-after"], quick[1]["x-request-id"]) == (503, "7", "one")
     assert served.counted(task="hot", outcome="unavailable") == 2
 
 

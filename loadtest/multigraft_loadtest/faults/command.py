@@ -25,7 +25,8 @@ from multigraft_loadtest.show import seconds, titled
 FLOOD = "flood"
 NAMES = (*FAULTS, FLOOD)
 SHOWN = ("ok", "refused", "unreachable", "failed", "lost", "wrong")
-FLOOD_S, QUICK_FLOOD_S = 16.0, 3.0
+LONG_FLOOD, QUICK_FLOOD = (6, 5.0), (1, 3.0)
+"""Rounds, and seconds of a load in them."""
 
 
 def faults(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def faults(options: Mapping[str, Any]) -> dict[str, Any]:
         for name in chosen:
             console.print(f"{name} ...")
             if name == FLOOD:
-                flooded = flood(scene, QUICK_FLOOD_S if options["quick"] else FLOOD_S)
+                flooded = flood(scene, *(QUICK_FLOOD if options["quick"] else LONG_FLOOD))
             elif name == wall_clock.NAME and wall_clock.find_library() is None:
                 left_out[name] = wall_clock.MISSING
             else:
@@ -92,7 +93,7 @@ def faults_tables(report: Mapping[str, Any]) -> Group:
         for row in report["flood"]["rows"]:
             targets.add_row(*cells(row))
         loads = titled("", "load", "offered /s", "right /s", "refused", "p50", "p99", "slowest refusal")
-        for name in ("capacity", "at_capacity", "flood", "capacity_after"):
+        for name in ("capacity", "at_capacity", "flood"):
             one = report["flood"][name]
             rates = [f"{one[key]:.1f}" for key in ("offered_per_s", "right_per_s")]
             times = ["-" if one[key] is None else seconds(one[key]) for key in ("p50_s", "p99_s", "refusal_max_s")]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Any
 
 from multigraft_loadtest.client import Client
@@ -24,8 +25,8 @@ LEAST_GOODPUT, MOST_REFUSAL_S, MOST_P99 = 0.9, 0.2, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """One load: what was offered, what was answered."""
+class Turn:
+    """A load for some seconds."""
 
     run: Run
     seconds: float
@@ -35,39 +36,49 @@ class Phase:
         return [record for record in self.run.records if record.fate == "right"]
 
     @property
-    def refused(self) -> Sequence[Record]:
-        return [record for record in self.run.records if record.code in ("429", "503")]
+    def lasted_s(self) -> float:
+        """The time in which requests were sent, or the last right answer came."""
+        return max([self.seconds, *(record.ended_s for record in self.right)])
 
     @property
     def per_second(self) -> float:
-        """Right answers, over the time in which requests were sent or the last of these came."""
-        return len(self.right) / max([self.seconds, *(record.ended_s for record in self.right)])
+        """Right answers, over all of this time."""
+        return len(self.right) / self.lasted_s
+
+
+@dataclass(slots=True)
+class Phase:
+    """One load, in turns with others."""
+
+    turns: list[Turn] = field(default_factory=list)
 
     @property
     def p99_s(self) -> float | None:
-        return percentile([record.total_s for record in self.right], 99) if self.right else None
+        right = [record.total_s for turn in self.turns for record in turn.right]
+        return percentile(right, 99) if right else None
 
     def told(self) -> dict[str, Any]:
-        """As plain values."""
-        refusals = [record.ended_s - record.sent_s for record in self.refused]
-        others = len(self.run.records) - len(self.right) - len(self.refused)
+        """As plain values, over all turns."""
+        records = [record for turn in self.turns for record in turn.run.records]
+        right = [record.total_s for record in records if record.fate == "right"]
+        refusals = [record.ended_s - record.sent_s for record in records if record.code in ("429", "503")]
         return {
-            "offered_per_s": len(self.run.records) / self.seconds,
-            "right_per_s": self.per_second,
-            "right": len(self.right),
-            "refused": len(self.refused),
-            "others": others,
-            "p50_s": percentile([record.total_s for record in self.right], 50) if self.right else None,
+            "offered_per_s": len(records) / sum(turn.seconds for turn in self.turns),
+            "right_per_s": len(right) / sum(turn.lasted_s for turn in self.turns),
+            "right": len(right),
+            "refused": len(refusals),
+            "others": len(records) - len(right) - len(refusals),
+            "p50_s": percentile(right, 50) if right else None,
             "p99_s": self.p99_s,
             "refusal_p99_s": percentile(refusals, 99) if refusals else None,
             "refusal_max_s": max(refusals, default=None),
-            "lag_s": self.run.lag_s,
+            "lag_s": max(turn.run.lag_s for turn in self.turns),
         }
 
 
-def flood(scene: Scene, seconds: float) -> dict[str, Any]:
+def flood(scene: Scene, rounds: int, seconds: float) -> dict[str, Any]:
     """Capacity by workload C in a closed loop, then its rate, then four times its rate, in open loops of so many
-    seconds; then capacity once more, since machines do not stay as fast as they were.
+    seconds; again and again, since machines do not stay as fast as they were; and capacity once more.
 
     The server is started anew on all cores but one, and the clients have that one: four times as many requests
     would otherwise take from the server what is to be measured.
@@ -75,7 +86,7 @@ def flood(scene: Scene, seconds: float) -> dict[str, Any]:
     clients, server = shared_out(sorted(os.sched_getaffinity(0)))
     scene.restart(cores=server)
     with on_cores(clients):
-        told = _loads(scene, seconds)
+        told = _loads(scene, rounds, seconds)
     scene.restart()
     cores = {"clients": len(clients), "server": len(server)}
     return told | {"cores": cores, "rows": rows(told)}
@@ -86,29 +97,36 @@ def shared_out(cores: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
     return (cores[:1], cores[1:]) if len(cores) > 1 else ((), ())
 
 
-def _loads(scene: Scene, seconds: float) -> dict[str, Any]:
-    traffic = Traffic("classification", scene.tasks, texts_per_request=TEXTS_EACH, prompt_words=WORDS)
-    _run(scene, Workload([(traffic, 1.0)], clients=CLIENTS, seconds=seconds / 2), seconds / 2)
-    capacity = Workload([(traffic, 1.0)], clients=CLIENTS, seconds=seconds)
-    closed = _run(scene, capacity, seconds)
-    rate = closed.per_second
-    once = _run(scene, Workload([(traffic, 1.0)], rate=rate, seconds=seconds, warm_up=0), seconds)
-    many = _run(scene, Workload([(traffic, 1.0)], rate=TIMES * rate, seconds=seconds, warm_up=0), seconds)
-    after = _run(scene, capacity, seconds)
-    phases = {"capacity": closed, "at_capacity": once, "flood": many, "capacity_after": after}
-    return {name: phase.told() for name, phase in phases.items()}
+def _loads(scene: Scene, rounds: int, seconds: float) -> dict[str, Any]:
+    traffic = [(Traffic("classification", scene.tasks, texts_per_request=TEXTS_EACH, prompt_words=WORDS), 1.0)]
+    closed = Workload(traffic, clients=CLIENTS, seconds=seconds)
+    capacity, once, many = Phase(), Phase(), Phase()
+    _run(scene, closed)
+    for _ in range(rounds):
+        capacity.turns.append(_run(scene, closed))
+        rate = capacity.turns[-1].per_second
+        for phase, times in ((once, 1.0), (many, TIMES)):
+            phase.turns.append(_run(scene, Workload(traffic, rate=times * rate, seconds=seconds, warm_up=0)))
+    capacity.turns.append(_run(scene, closed))
+    phases = {"capacity": capacity, "at_capacity": once, "flood": many}
+    return {name: phase.told() for name, phase in phases.items()} | {"goodputs": goodputs(capacity, many)}
+
+
+def goodputs(capacity: Phase, many: Phase) -> list[float]:
+    """Right answers a second in each flood, to those in the closed loops before and after it."""
+    around = pairwise(turn.per_second for turn in capacity.turns)
+    return [turn.per_second / fmean(pair) for turn, pair in zip(many.turns, around, strict=True)]
 
 
 def rows(told: dict[str, Any]) -> list[dict[str, Any]]:
     """The targets. Latencies of an open loop are from the moment at which a request was meant to be sent."""
     capacity, once, many = told["capacity"], told["at_capacity"], told["flood"]
-    per_second = fmean(told[name]["right_per_s"] for name in ("capacity", "capacity_after"))
     p99 = many["p99_s"] / once["p99_s"] if many["p99_s"] and once["p99_s"] else None
     closed = many["p99_s"] / capacity["p99_s"] if many["p99_s"] and capacity["p99_s"] else None
     return [
         goal(
-            "flood: goodput, to capacity",
-            many["right_per_s"] / per_second,
+            f"flood: goodput, to capacity, median of {len(told['goodputs'])}",
+            median(told["goodputs"]),
             LEAST_GOODPUT,
             at_least=True,
         ),
@@ -119,6 +137,7 @@ def rows(told: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _run(scene: Scene, workload: Workload, seconds: float) -> Phase:
+def _run(scene: Scene, workload: Workload) -> Turn:
+    assert workload.seconds is not None
     client = Client(scene.url, Target("multigraft", ignores_eos=True), timeout_s=60.0)
-    return Phase(client.run(workload), seconds)
+    return Turn(client.run(workload), workload.seconds)

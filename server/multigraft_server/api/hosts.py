@@ -13,24 +13,35 @@ from multigraft_adapters.errors import InvalidRequestError
 from multigraft_server.access.keyring import Keyring
 
 
-class KnownHosts:
-    """Refuses a request whose `Host` is no name of this server.
+class Names:
+    """The names under which a server answers.
 
     Where nobody needs a key the address is all that protects a server, and a page can have its own name lead to
     that address (DNS rebinding): its scripts then count as the server's own. So such a server answers to
-    addresses, `localhost` and `trusted` alone. One with keys answers to every name, unless it has a list. Raises
-    InvalidRequestError.
+    addresses, `localhost` and `trusted` alone. One with keys answers to every name, unless it has a list.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, trusted: Sequence[str] | None) -> None:
-        self._app = app
+    def __init__(self, keyring: Keyring, trusted: Sequence[str] | None) -> None:
         self._keyring = keyring
         self._trusted = None if trusted is None else frozenset(name.lower() for name in trusted)
 
+    def has(self, name: str) -> bool:
+        """Whether a name that `name_of` told is one of them."""
+        is_bound = self._trusted is not None or self._keyring.is_open
+        return not is_bound or is_own(name) or name in (self._trusted or ())
+
+
+class KnownHosts:
+    """Refuses a request whose `Host` is no name of this server. Raises InvalidRequestError."""
+
+    def __init__(self, app: ASGIApp, names: Names) -> None:
+        self._app = app
+        self._names = names
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (self._trusted is not None or self._keyring.is_open):
+        if scope["type"] == "http":
             name = name_of(Headers(scope=scope).get("host", ""))
-            if not (is_own(name) or name in (self._trusted or ())):
+            if not self._names.has(name):
                 raise InvalidRequestError(
                     f"this server does not answer to the name {name[:80]!r}: ask for it by its address, or have "
                     "its operator add the name to the setting trusted_hosts",

@@ -45,7 +45,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         named = {REQUEST_ID: request_id}
         if self._tracing is None and not REQUESTS.isEnabledFor(logging.INFO):
@@ -176,6 +176,7 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than {limit} bytes")
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """The caller's own id where it is a plain one, else a new one."""
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if _ID.fullmatch(given) else f"req_{random.getrandbits(128):032x}"
