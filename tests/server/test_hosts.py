@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from multigraft_server.api.hosts import is_own, name_of
+from multigraft_server.api.hosts import is_local, name_of
 from tests.server.conftest import Serve
+from tests.server.made import adapter_files
 from tests.server.running import Served
 from tests.server.test_problems import has_the_shape
 
 KEY = "a-long-enough-key"
 OWN = ("127.0.0.1:8100", "localhost", "LOCALHOST:1", "a.localhost:80", "[::1]:8100", "10.0.0.3", "localhost.")
 FOREIGN = ("evil.example", "evil.example:8100", "localhost.evil.example", "127.0.0.1.evil.example", "[x]", "a b")
+FOREIGN_PAGES = (
+    "https://evil.example",
+    "http://evil.example:8100",
+    "https://127.0.0.1.evil.example",
+    "http://203.0.113.9",
+    "http://[2001:db8::1]:80",
+    "127.0.0.1",
+    "null",
+    "",
+)
 PATHS = ("/v1/tasks", "/health/live", "/console", "/metrics", "/nope")
 
 
@@ -21,8 +32,8 @@ def status(served: Served, host: str, path: str = "/v1/tasks") -> int:
 
 def test_names_are_told_from_addresses() -> None:
     assert [name_of(host) for host in ("A.b:80", "[::1]:80", "[::1]", "c.", "")] == ["a.b", "::1", "::1", "c", ""]
-    assert all(is_own(name_of(host)) for host in OWN)
-    assert not any(is_own(name_of(host)) for host in FOREIGN)
+    local = ("localhost", "a.localhost", "127.0.0.1", "127.1.2.3", "::1")
+    assert all(map(is_local, local)) and not any(map(is_local, ("10.0.0.3", "evil.example", "", "localhost.evil")))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -37,6 +48,26 @@ def test_an_open_server_answers_to_its_address_and_to_no_name_that_a_page_could_
         assert decoder.http.get(path, headers={"host": host}).status_code in (
             (404,) if path == "/nope" else (200, 303)
         )
+
+
+def test_a_page_of_another_origin_cannot_change_an_open_server(serve: Serve) -> None:
+    served = serve()
+    files = adapter_files(served.spec, "text-classification")
+    parts = [("file", part) for part in files.items()]
+
+    def uploaded(origin: str) -> int:
+        headers = {"origin": origin}
+        return served.http.post("/v1/tasks/topic/versions", files=parts, headers=headers).status_code
+
+    assert [uploaded(origin) for origin in FOREIGN_PAGES] == [400] * len(FOREIGN_PAGES)
+    assert served.http.get("/v1/tasks").json()["tasks"] == []
+    assert [uploaded(origin) for origin in (served.url, "http://localhost:3000")] == [201, 200]
+
+
+def test_one_with_a_key_leaves_origins_to_it(serve: Serve) -> None:
+    served = serve(api_key=KEY)
+    headers = {"origin": "https://apps.example", "authorization": f"Bearer {KEY}"}
+    assert served.http.get("/v1/tasks", headers=headers).status_code == 200
 
 
 def test_an_open_server_answers_to_the_names_it_is_given(serve: Serve) -> None:
