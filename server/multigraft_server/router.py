@@ -83,6 +83,8 @@ class Router:
             else:
                 self._call(Target(ref, version.task, version), arrival, Terms(caller=caller)).close(error)
             raise
+        except MultigraftError:
+            return
 
     def _begin(self, target: Target, arrival: float, terms: Terms) -> Call:
         call = self._call(target, arrival, terms)

@@ -41,6 +41,19 @@ def test_steps_up_and_down_are_no_growth_however_many_samples_say_so() -> None:
     assert found and not found.grows
 
 
+def test_what_comes_and_goes_is_growth_only_where_it_stays() -> None:
+    draw, at_s = random.Random(0), [float(second) for second in range(600)]
+    busier = [30 + draw.choice((0, 0, 1, int(at / 200))) for at in at_s]
+    kept = [30 + int(at / 100) + draw.choice((0, 1, 3)) for at in at_s]
+    by_mean, by_least, by_kept = (
+        slope(at_s, busier),
+        slope(at_s, busier, of_least=True),
+        slope(at_s, kept, of_least=True),
+    )
+    assert by_mean and by_least and by_kept
+    assert by_mean.grows and not by_least.grows and by_kept.grows
+
+
 @pytest.mark.parametrize(("bytes_per_s", "code"), [(0, 0), (100_000, 1)])
 def test_the_report_of_a_server_that_grows_is_a_failure(bytes_per_s: int, code: int) -> None:
     answer = recorded("t", "label-1", "digest-1", 1, sent=5, headed=6)

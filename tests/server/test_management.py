@@ -137,13 +137,16 @@ def test_health_says_live_and_ready(served: Served) -> None:
 
 
 def test_readiness_drops_when_the_engine_ends_and_liveness_stays(served: Served) -> None:
+    assert served.predict("topic", "a").status_code == 200
     served.parts.engine.stop()
     ready = served.http.get("/health/ready")
     assert ready.status_code == 503
     assert ready.headers["retry-after"] == "1"
     assert ready.json()["error"]["code"] == "engine_stopped"
     assert served.http.get("/health/live").status_code == 200
-    assert served.predict("topic", "a").status_code == 503
+    refused = served.predict("topic", "a")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert "x-request-id" in refused.headers
 
 
 def test_metrics_name_what_the_design_names(served: Served) -> None:

@@ -29,7 +29,8 @@ WARM_UP = 0.5
 for so long, the latencies of the console; and CPython enlarges its table of interned names in them, once."""
 
 TASKS, CLIENTS, SLOTS = 16, 8, 6
-WATCHED = {"resident bytes": "resident_bytes", "threads": "threads", "descriptors": "descriptors"}
+MEMORY = "resident bytes"
+WATCHED = {MEMORY: "resident_bytes", "threads": "threads", "descriptors": "descriptors"}
 
 
 class Soak:
@@ -90,7 +91,7 @@ def summarise(
     slopes, at_s = {}, [one.at_s for one in warm]
     for name, attribute in WATCHED.items():
         values = [getattr(one, attribute) for one in warm]
-        found = slope(at_s, values)
+        found = slope(at_s, values, of_least=name != MEMORY)
         ends = {"first": values[0], "last": values[-1]} if values else {}
         slopes[name] = None if found is None else asdict(found) | ends
     requests = phase["requests"]
@@ -102,8 +103,8 @@ def summarise(
         goal("training jobs that succeeded", trained.succeeded, 1, at_least=True),
     ]
     for name, one in slopes.items():
-        unit = "KiB" if name == "resident bytes" else name
-        size = 1024.0 if name == "resident bytes" else 1.0
+        unit = "KiB" if name == MEMORY else name
+        size = 1024.0 if name == MEMORY else 1.0
         rows.append(goal(f"growth, at least: {unit} a minute", None if one is None else one["low"] / size, 0))
     return {"slopes": slopes, "samples": [asdict(one) for one in samples], "rows": rows}
 
@@ -133,4 +134,4 @@ def exit_code(report: Mapping[str, Any]) -> int:
 
 
 def _unit(name: str) -> float:
-    return 2.0**20 if name == "resident bytes" else 1.0
+    return 2.0**20 if name == MEMORY else 1.0

@@ -1,4 +1,4 @@
-"""Whether something grows: the slope of a line through its means over time, with its 95% interval."""
+"""Whether something grows: the slope of a line through its means, or least values, with its 95% interval."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ class Slope:
         return self.low > 0
 
 
-def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope | None:
+def slope(at_s: Sequence[float], values: Sequence[float], *, of_least: bool = False) -> Slope | None:
     """The least-squares line through the means of equal blocks of time; None of fewer than two values a block.
 
     Samples a second apart say nearly the same, so that a line through them all would be far too sure of itself;
-    means of blocks are nearly independent.
+    means of blocks are nearly independent. `of_least` takes the blocks' least values: of what comes and goes, as
+    connections do, only what never goes is growth.
     """
     times, numbers = np.asarray(at_s, dtype=float), np.asarray(values, dtype=float)
     if len(times) < 2 * BLOCKS:
         return None
     blocks = np.array_split(np.arange(len(times)), BLOCKS)
     x = np.array([times[block].mean() for block in blocks]) / 60
-    y = np.array([numbers[block].mean() for block in blocks])
+    y = np.array([numbers[block].min() if of_least else numbers[block].mean() for block in blocks])
     spread = ((x - x.mean()) ** 2).sum()
     estimate = ((x - x.mean()) * (y - y.mean())).sum() / spread
     left = y - y.mean() - estimate * (x - x.mean())
