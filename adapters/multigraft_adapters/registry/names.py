@@ -16,8 +16,8 @@ MAX_LISTED = 5
 """How many existing names an error message lists."""
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-REFERENCE_PATTERN = r"^[^@]+(@.+)?$"
-"""The rules of names and references, as descriptions of the API tell them."""
+REFERENCE_PATTERN = r"^[^@\n][^@]*(@.+)?$"
+"""The rules of names and references, as descriptions of the API tell them; a path drops a line's end."""
 _NAME = re.compile(NAME_PATTERN)
 _NAME_RULE = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
 MAX_TAG_CHARS = 256
