@@ -13,8 +13,9 @@ from multigraft_loadtest.client import Client
 from multigraft_loadtest.faults.scene import Scene
 from multigraft_loadtest.figures import percentile
 from multigraft_loadtest.goals import goal
+from multigraft_loadtest.many.measured import right
 from multigraft_loadtest.processes import on_cores
-from multigraft_loadtest.records import Record, Run
+from multigraft_loadtest.records import Run
 from multigraft_loadtest.targets import Target
 from multigraft_loadtest.texts import Lengths
 from multigraft_loadtest.workload import Traffic, Workload
@@ -32,18 +33,14 @@ class Turn:
     seconds: float
 
     @property
-    def right(self) -> Sequence[Record]:
-        return [record for record in self.run.records if record.fate == "right"]
-
-    @property
     def lasted_s(self) -> float:
         """The time in which requests were sent, or the last right answer came."""
-        return max([self.seconds, *(record.ended_s for record in self.right)])
+        return max([self.seconds, *(record.ended_s for record in right(self.run))])
 
     @property
     def per_second(self) -> float:
         """Right answers, over all of this time."""
-        return len(self.right) / self.lasted_s
+        return len(right(self.run)) / self.lasted_s
 
 
 @dataclass(slots=True)
@@ -52,24 +49,19 @@ class Phase:
 
     turns: list[Turn] = field(default_factory=list)
 
-    @property
-    def p99_s(self) -> float | None:
-        right = [record.total_s for turn in self.turns for record in turn.right]
-        return percentile(right, 99) if right else None
-
     def told(self) -> dict[str, Any]:
         """As plain values, over all turns."""
         records = [record for turn in self.turns for record in turn.run.records]
-        right = [record.total_s for record in records if record.fate == "right"]
+        times = [record.total_s for turn in self.turns for record in right(turn.run)]
         refusals = [record.ended_s - record.sent_s for record in records if record.code in ("429", "503")]
         return {
             "offered_per_s": len(records) / sum(turn.seconds for turn in self.turns),
-            "right_per_s": len(right) / sum(turn.lasted_s for turn in self.turns),
-            "right": len(right),
+            "right_per_s": len(times) / sum(turn.lasted_s for turn in self.turns),
+            "right": len(times),
             "refused": len(refusals),
-            "others": len(records) - len(right) - len(refusals),
-            "p50_s": percentile(right, 50) if right else None,
-            "p99_s": self.p99_s,
+            "others": len(records) - len(times) - len(refusals),
+            "p50_s": percentile(times, 50) if times else None,
+            "p99_s": percentile(times, 99) if times else None,
             "refusal_p99_s": percentile(refusals, 99) if refusals else None,
             "refusal_max_s": max(refusals, default=None),
             "lag_s": max(turn.run.lag_s for turn in self.turns),

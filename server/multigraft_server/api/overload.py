@@ -47,7 +47,7 @@ class RefuseWhenFull:
 
 
 class RefuseAtOnce:
-    """The same before the whole application, at half the cost: its layers are many, each takes its microseconds.
+    """The same before the whole application, for two thirds of the cost: its layers are many.
 
     It answers as they would, where it can tell how: where the caller has no limits, and nobody is told of it. All
     else is left to them.
