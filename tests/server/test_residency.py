@@ -153,6 +153,10 @@ def test_what_another_process_promotes_is_loaded_here(styled: Served, tmp_path: 
     wait_until(lambda: tiers(styled, "style") == {1: "store", 2: "host"})
 
 
+def both_answer(served: Served) -> bool:
+    return all(served.predict(task, "where is it").status_code == 200 for task in ("two", "three"))
+
+
 def test_pinned_tasks_stay_on_the_device_and_come_back_after_a_restart(
     load_tiny: LoadTiny, tmp_path: Path
 ) -> None:
@@ -175,9 +179,8 @@ def test_pinned_tasks_stay_on_the_device_and_come_back_after_a_restart(
         wait_until(lambda: tiers(served, "one") == {1: "store", 2: "device"})
         assert served.http.delete("/v1/tasks/one/pin").json()["pinned"] is False
         assert served.http.post("/v1/tasks/nobody/pin").status_code == 404
-        for task in ("two", "three"):
-            assert served.predict(task, "where is it").status_code == 200
-        assert tiers(served, "one")[2] == "host"
+        # The engine hears of it a moment after that answer: until then the others share the slot that is left.
+        wait_until(lambda: both_answer(served) and tiers(served, "one")[2] == "host")
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
