@@ -1,22 +1,17 @@
 """The log as JSON: one object a line, of requests at their end, of what the server does, and of what goes wrong.
 
-No line has anything of a request's content: an error tells its kind and where it was raised, and its sentence only
-where that cannot quote what a caller sent.
+No line has anything of a request's content.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from multigraft_adapters.errors import MultigraftError
+from multigraft_adapters.json_log import TEXT_FORMAT, line_of
 from multigraft_server.backlog import Backlog
 from multigraft_server.trails import TRAIL, Trail
 
@@ -25,8 +20,6 @@ Format = Literal["text", "json"]
 OURS = "multigraft_server"
 REQUESTS = logging.getLogger(f"{OURS}.requests")
 SERVER = logging.getLogger(f"{OURS}.server")
-_TELLING = (MultigraftError, OSError, RuntimeError, MemoryError)
-"""Errors whose sentences are about files, memory and shapes; those of values and keys quote them."""
 
 
 def log_request(trail: Trail) -> None:
@@ -46,7 +39,7 @@ def logging_as(form: Format, stream: TextIO | None = None) -> Iterator[None]:
     As text these are warnings and errors, as JSON requests and the server's own events, too.
     """
     if form == "text":
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=stream)
+        logging.basicConfig(level=logging.WARNING, format=TEXT_FORMAT, stream=stream)
         yield
         return
     handler, root = JsonHandler(stream or sys.stderr), logging.getLogger()
@@ -86,8 +79,7 @@ class JsonHandler(logging.Handler):
     def _write(self, records: list[logging.LogRecord], left_out: int) -> None:
         lines = [_line(record) for record in records]
         if left_out:
-            told = {"level": "warning", "logger": __name__, "event": "log-lines-left-out", "lines": left_out}
-            lines.append(_encoded({"time": _time(time.time())} | told))
+            lines.append(_left_out(left_out))
         try:
             self._stream.write("".join(f"{line}\n" for line in lines))
             self._stream.flush()
@@ -98,36 +90,11 @@ class JsonHandler(logging.Handler):
 
 def _line(record: logging.LogRecord) -> str:
     told = getattr(record, "told", {})
-    event: dict[str, Any] = {
-        "time": _time(record.created),
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "event": record.getMessage(),
-    }
     request_id = getattr(record, "request_id", None)
-    if request_id is not None:
-        event["request_id"] = request_id
-    event |= told.told() if isinstance(told, Trail) else dict(told)
-    if record.exc_info and record.exc_info[1] is not None:
-        event["exception"] = _exception(record.exc_info[1])
-    return _encoded(event)
+    asked = {} if request_id is None else {"request_id": request_id}
+    return line_of(record, asked | (told.told() if isinstance(told, Trail) else dict(told)))
 
 
-def _exception(error: BaseException) -> dict[str, Any]:
-    kind = type(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    told: dict[str, Any] = {
-        "type": f"{kind.__module__}.{kind.__qualname__}",
-        "message": str(error) if isinstance(error, _TELLING) else None,
-        "stack": [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames],
-    }
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return told if cause is None else told | {"cause": _exception(cause)}
-
-
-def _encoded(event: Mapping[str, Any]) -> str:
-    return json.dumps(event, ensure_ascii=True, separators=(",", ":"), default=str)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _left_out(count: int) -> str:
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, "log-lines-left-out", (), None)
+    return line_of(record, {"lines": count})

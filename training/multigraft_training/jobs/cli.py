@@ -12,6 +12,10 @@ from types import FrameType
 
 import click
 
+from multigraft_adapters.json_log import TEXT_FORMAT, JsonFormatter
+
+OURS = "multigraft_training"
+
 
 @click.command()
 @click.option("--base", metavar="NAME", default="smollm2", show_default=True, help="As the server's.")
@@ -40,6 +44,13 @@ import click
     help="Seconds of silence after which its job is given to another worker.",
 )
 @click.option("--name", metavar="NAME", help="How the jobs' events call it.  [default: host and process]")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="As the server's: json tells of each attempt, too.",
+)
 @click.option("--once", is_flag=True, help="End when no job is left.")
 @click.option(
     "--until-eof", is_flag=True, help="End when the standard input does: with the process that began it."
@@ -51,6 +62,7 @@ def worker(
     registry_url: str | None,
     lease_s: float,
     name: str | None,
+    log_format: str,
     once: bool,
     until_eof: bool,
 ) -> None:
@@ -64,7 +76,7 @@ def worker(
     multigraft worker --data-dir /var/lib/multigraft
     multigraft worker --base minilm --registry postgresql://... --store s3://bucket/adapters
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _log_as(log_format)
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -80,6 +92,16 @@ def worker(
     options = WorkerOptions(base, data_dir, store_url, registry_url, lease_s, name, once)
     attempts = work(options, stop)
     click.echo(f"the worker ends after {attempts} attempts")
+
+
+def _log_as(form: str) -> None:
+    """Log to stderr: as text warnings and errors, as JSON the worker's own events, too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if form == "json":
+        logging.getLogger(OURS).setLevel(logging.INFO)
+        logging.captureWarnings(True)
 
 
 def _set_at_eof(stop: threading.Event) -> None:

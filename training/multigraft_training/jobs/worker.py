@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from threading import Event
 from multigraft_adapters.bases import check_data_dir, read_spec, resolve_base
 from multigraft_adapters.bases.resolve import base_display_name
 from multigraft_adapters.errors import RegistryUnavailableError
-from multigraft_adapters.registry import Registry
+from multigraft_adapters.registry import Claim, Registry
 from multigraft_adapters.store import open_store
 from multigraft_training.jobs.attempt import Attempt, Workplace, clean_ended
 
@@ -65,7 +66,7 @@ def _work(place: Workplace, worker: str, once: bool) -> int:
             claim = place.leases.claim(worker, place.spec.name)
             if claim is not None:
                 attempts += 1
-                Attempt(place, claim).run()
+                _attempt(place, claim)
                 continue
         except RegistryUnavailableError as error:
             logger.warning("%s; the worker waits for it", error.message)
@@ -75,6 +76,22 @@ def _work(place: Workplace, worker: str, once: bool) -> int:
             break
         place.stop.wait(POLL_SECONDS)
     return attempts
+
+
+def _attempt(place: Workplace, claim: Claim) -> None:
+    """Make an attempt at a job, and tell the log of it, with what the registry then says of the job."""
+    told = {"job": claim.job.id, "task": claim.job.task, "attempt": claim.job.attempts}
+    logger.info("attempt-begins", extra={"told": told})
+    begun = time.monotonic()
+    Attempt(place, claim).run()
+    job = place.registry.jobs.get(claim.job.id)
+    told |= {
+        "seconds": round(time.monotonic() - begun, 3),
+        "status": job.status,
+        "fine_tuned_model": job.fine_tuned_model,
+        "error": job.error["code"] if job.error else None,
+    }
+    logger.info("attempt-ends", extra={"told": told})
 
 
 def _absolute(base: str) -> str:
