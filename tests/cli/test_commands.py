@@ -256,6 +256,10 @@ def test_predict_fans_out_to_several_tasks_and_tells_which_failed(run: Run, serv
         ("topic", "x", "--parameters", '{"a": NaN}'),
         ("topic", "\udcff"),
         ("--task", "topic"),
+        (),
+        ("topic", "--image", "there-is-none.png"),
+        ("topic", "x", "--image", __file__),
+        ("--image", __file__),
     ],
 )
 def test_predict_refuses_what_it_cannot_send(run: Run, server: StubServer, arguments: tuple[str, ...]) -> None:

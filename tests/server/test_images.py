@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from multigraft_adapters.commands.inference import predict
 from tests.pictures import MODES, as_base64, encoded, moving, noise
 from tests.server.conftest import ORIGINS, LoadTiny
 from tests.server.made import LABELS
@@ -70,6 +73,25 @@ def test_the_activation_can_be_chosen(viewer: Served) -> None:
     logits = viewer.predict("damage", IMAGE, {"function_to_apply": "none"}).json()
     for score, logit in zip(answer, logits, strict=True):
         assert score["score"] == pytest.approx(1 / (1 + np.exp(-logit["score"])), abs=1e-5)
+
+
+@pytest.mark.parametrize(("seeds", "top_k"), [((0,), 1), ((0,), 3), ((0, 1), 1)])
+def test_the_command_asks_about_pictures(
+    viewer: Served, tmp_path: Path, seeds: tuple[int, ...], top_k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    files = [tmp_path / f"{seed}.png" for seed in seeds]
+    for seed, file in zip(seeds, files, strict=True):
+        file.write_bytes(encoded(noise(seed)))
+    asked = ["--url", viewer.url, "--parameters", json.dumps({"top_k": top_k})]
+    asked += [word for file in files for word in ("--image", str(file))]
+    result = CliRunner().invoke(predict, ["damage", *asked])
+    assert result.exit_code == 0, result.output
+    for seed, file in zip(seeds, files, strict=True):
+        answer = viewer.predict("damage", as_base64(encoded(noise(seed))), {"top_k": top_k}).json()
+        shown = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in answer)
+        (line,) = (line for line in result.output.splitlines() if str(file) in line)
+        assert f" {shown} " in line
 
 
 def test_several_labels_for_one_image_have_thresholds(viewer: Served) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +21,16 @@ SHOWN_NUMBERS = 4
 
 
 @click.command()
-@click.argument("words", metavar="[REF] INPUT...", nargs=-1, required=True)
+@click.argument("words", metavar="[REF] INPUT...", nargs=-1)
 @click.option("--task", "refs", multiple=True, metavar="REF", help="A task to ask; repeat it to ask several.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An input that is a picture; repeat it to ask about several.",
+)
 @click.option("--parameters", metavar="JSON", help="The task type's parameters, as a JSON object.")
 @json_option
 @connected
@@ -28,25 +38,33 @@ def predict(
     client: Client,
     words: tuple[str, ...],
     refs: tuple[str, ...],
+    images: tuple[Path, ...],
     parameters: str | None,
     json_file: str | None,
 ) -> None:
     """Ask a task, or several at once, for its answer to some inputs.
 
     REF names a task, one of its versions (sentiment@3) or aliases (sentiment@canary). Several inputs go in
-    one request; an input - stands for the lines of the standard input. With --task, all words are inputs.
+    one request; an input - stands for the lines of the standard input. With --task, all words are inputs; with
+    --image, pictures are, and no words.
 
     \b
     multigraft predict sentiment "what a day"
     multigraft predict sentiment@2 - < lines.txt --parameters '{"top_k": 1}'
     multigraft predict --task sentiment --task topic "the parcel never came"
+    multigraft predict damage --image front.jpg --image back.jpg
     """
     if not refs:
         refs, words = words[:1], words[1:]
-    inputs = _read_inputs(words)
+    if not refs:
+        raise click.UsageError("there is no task to ask")
+    if images and words:
+        raise click.UsageError("texts and pictures go to tasks of their own: either words or --image")
+    names = list(map(str, images)) or _read_inputs(words)
+    inputs = list(map(_read_image, images)) or names
     payload = inputs[0] if len(inputs) == 1 else inputs
     results = _ask(client, refs, payload, _read_parameters(parameters))
-    show(_table(results, inputs), {"inputs": inputs, "results": results}, json_file)
+    show(_table(results, names), {"inputs": names, "results": results}, json_file)
     failed = [result["task"] for result in results if "error" in result]
     if failed:
         raise click.ClickException(f"no answer from {', '.join(failed)}")
@@ -94,6 +112,10 @@ def _read_inputs(words: Sequence[str]) -> list[str]:
     if not all(map(_is_utf8, inputs)):
         raise InvalidRequestError("an input is not valid UTF-8", param="inputs")
     return inputs
+
+
+def _read_image(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 def _read_lines() -> list[str]:
@@ -145,11 +167,11 @@ def _table(results: Sequence[dict[str, Any]], inputs: Sequence[str]) -> Table:
 
 
 def _answers(result: dict[str, Any], count: int) -> list[str]:
-    """One line per input: an output for one input comes bare, or, of a classification, in a list of one."""
+    """One line per input: an output for one input comes bare, or of a text's class as a list in a list."""
     if "error" in result:
         return [f"error: {result['error']['message']}"] * count
     output = result["output"]
-    is_nested = isinstance(output, list) and len(output) == 1
+    is_nested = isinstance(output, list) and len(output) == 1 and isinstance(output[0], list)
     return [_line(answer) for answer in (output if count > 1 or is_nested else [output])]
 
 
