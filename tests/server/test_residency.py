@@ -110,7 +110,7 @@ def test_a_version_that_cannot_be_loaded_is_not_promoted(styled: Served, tmp_pat
     assert refused.json()["error"]["code"] == "adapter_load_failed"
     answer = styled.post("/v1/completions", {"model": "style", "prompt": "a", "max_tokens": 1})
     assert answer.headers["x-multigraft-version"] == "1"
-    assert len(styled.http.get("/v1/engine").json()["failed_loads"]) == 1
+    wait_until(lambda: len(styled.http.get("/v1/engine").json()["failed_loads"]) == 1)
 
 
 def test_a_retired_version_drains_until_its_deadline(styled: Served) -> None:
