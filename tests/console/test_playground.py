@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.console.people import OWN, log_in, made_key, visitor
+from tests.pictures import as_base64, encoded, noise
 from tests.server.conftest import TAGS, LoadTiny, Serve
 from tests.server.running import Served, serving
 from tests.server.test_disconnect import ASKED, PAUSE_SECONDS
@@ -108,11 +109,55 @@ def test_the_bare_base_of_an_encoder_embeds(serve: Serve) -> None:
     assert "takes at most" in long["tiny-bert"]
 
 
-def test_a_base_of_images_says_that_it_is_not_asked_here(serve: Serve) -> None:
-    served = serve("vit")
-    served.add("damage", "image-classification")
-    page = play(served.http, "damage", "tiny-vit")
-    assert "Images are not asked here." in page and page.count("No answer.") == 2
+@pytest.fixture(scope="module")
+def viewer(load_tiny: LoadTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server without keys, over a tiny base that reads images."""
+    with serving(load_tiny("vit"), tmp_path_factory.mktemp("pictures")) as served:
+        for seed in (1, 2):
+            served.add("damage", "image-classification", seed=seed)
+        yield served
+
+
+def send_picture(http: httpx.Client, picture: bytes, *refs: str, kind: str = "image/png") -> httpx.Response:
+    found = re.search(r"/console/playground/picture\?csrf=[0-9a-f]{64}", http.get("/console/playground").text)
+    assert found
+    files = {"picture": ("front.png", picture, kind)}
+    return http.post(found[0], data={"ref": list(refs)}, files=files, follow_redirects=True)
+
+
+def test_a_picture_goes_to_several_versions_of_a_base_of_images(viewer: Served) -> None:
+    picture = encoded(noise())
+    page = send_picture(viewer.http, picture, "damage", "damage@1", "tiny-vit", "nobody", "")
+    shown = columns(page.text)
+    assert page.status_code == 200 and list(shown) == ["damage@2", "damage@1", "tiny-vit", "nobody"]
+    for ref in ("damage@1", "damage@2"):
+        for one in viewer.predict(ref, as_base64(picture)).json():
+            assert one["label"] in shown[ref] and f"{one['score']:.4f}" in shown[ref]
+        assert re.search(r"data-digest title=\"sha256:[0-9a-f]{64}\">[0-9a-f]{12}<", shown[ref])
+    assert "the bare base is not asked with a picture" in shown["tiny-vit"]
+    assert "no task is named" in shown["nobody"]
+    assert f'src="data:image/png;base64,{as_base64(picture)}"' in page.text
+
+
+def test_what_is_no_picture_is_told_so(viewer: Served) -> None:
+    broken = send_picture(viewer.http, HOSTILE.encode(), "damage", kind='text/html"><script>')
+    assert broken.status_code == 200 and "No answer." in columns(broken.text)["damage@2"]
+    assert 'class="picture"' not in broken.text and HOSTILE not in broken.text
+    for picture, refs in ((b"", ("damage",)), (encoded(noise()), ())):
+        page = send_picture(viewer.http, picture, *refs)
+        assert "choose a picture, and at least one task" in page.text and not columns(page.text)
+        assert page.text.count('value="damage"') >= len(refs)
+    assert send_picture(viewer.http, encoded(noise()), *(f"t{i}" for i in range(9))).status_code == 400
+    page_of_text = play(viewer.http, "damage")
+    assert "image-classification is not asked with text" in columns(page_of_text)["damage@2"]
+
+
+def test_a_base_of_texts_takes_no_picture(open_server: Served) -> None:
+    token = re.search(r'csrf" value="([0-9a-f]{64})"', open_server.http.get("/console/tasks/topic/pin").text)
+    assert token
+    path, files = f"/console/playground/picture?csrf={token[1]}", {"picture": ("a.png", encoded(noise()))}
+    page = open_server.http.post(path, data={"ref": "topic"}, files=files)
+    assert "text-classification is not asked with a picture" in columns(page.text)["topic@2"]
 
 
 def test_an_address_alone_brings_the_same_page(open_server: Served) -> None:

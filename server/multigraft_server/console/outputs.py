@@ -47,26 +47,39 @@ class Shown:
     text: str | None = None
 
 
-def inputs_of(target: Target, text: str, second: str) -> tuple[Any, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What tasks are asked: a text, with a second one where there is one, or a `picture` as base64."""
+
+    text: str = ""
+    second: str = ""
+    picture: str = ""
+
+
+def inputs_of(target: Target, asked: Question) -> tuple[Any, dict[str, Any]]:
     """The `inputs` and `parameters` of a task's type. Raises InvalidRequestError for what cannot be asked here."""
+    text, second = asked.text, asked.second
     match target.task_type:
-        case "text-classification":
+        case "image-classification" if asked.picture:
+            return asked.picture, {"top_k": TOP_LABELS}
+        case "text-classification" if text:
             return ({"text": text, "text_pair": second} if second else text), {"top_k": TOP_LABELS}
-        case "token-classification":
+        case "token-classification" if text:
             return text, {"aggregation_strategy": "simple"}
-        case "question-answering":
+        case "question-answering" if text:
             if not second:
                 raise InvalidRequestError("it answers questions: write one into the second field")
             return {"question": second, "context": text}, {"top_k": TOP_ANSWERS}
-        case "feature-extraction":
+        case "feature-extraction" if text:
             return ([text, second] if second else text), {}
-    raise InvalidRequestError(f"{target.task_type or 'the bare base'} is not asked with text on this page")
+    kind = "a picture" if asked.picture else "text"
+    raise InvalidRequestError(f"{target.task_type or 'the bare base'} is not asked with {kind} on this page")
 
 
 def shown_of(target: Target, text: str, output: Any) -> Shown:
     """The output of a task that was asked with `inputs_of`."""
     match target.task_type:
-        case "text-classification":
+        case "text-classification" | "image-classification":
             return Shown(labels=_labels(target, output[0] if isinstance(output[0], list) else output))
         case "token-classification":
             marks = [Mark(one["start"], one["end"], one["entity_group"], one["score"]) for one in output]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from multigraft_server.api.predict import Outcome, predict_entries
 from multigraft_server.api.schemas import Entry
 from multigraft_server.api.terms import Asking
 from multigraft_server.calls import Target
-from multigraft_server.console.outputs import Shown, inputs_of, shown_of, vector_of
+from multigraft_server.console.outputs import Question, Shown, inputs_of, shown_of, vector_of
 from multigraft_server.console.view import View, ViewDep
 
 MAX_COLUMNS = 8
@@ -61,23 +61,30 @@ async def play(
     whole: bool = False,
 ) -> Response:
     """The form and, where the address says what is asked, every answer."""
-    refs = list(dict.fromkeys(one.strip() for one in ref or () if one.strip()))
-    if len(refs) > MAX_COLUMNS:
-        raise InvalidRequestError(f"at most {MAX_COLUMNS} are asked side by side", param="ref")
+    refs = asked_ones(ref or ())
     columns: list[Column] = []
     if refs and text.strip():
         with _as_work(view):
-            columns = await _ask_all(view, refs, text, second.strip(), tokens if whole else None)
+            columns = await ask_all(view, refs, Question(text, second.strip()), tokens if whole else None)
+    address = view.request.url.include_query_params(whole="true").query
+    return await filled(view, refs, columns, text=text, second=second, tokens=tokens, whole_address=address)
+
+
+def asked_ones(given: Iterable[str]) -> list[str]:
+    """The references of a form, each once. Raises InvalidRequestError for more than fit side by side."""
+    refs = list(dict.fromkeys(one.strip() for one in given if one.strip()))
+    if len(refs) > MAX_COLUMNS:
+        raise InvalidRequestError(f"at most {MAX_COLUMNS} are asked side by side", param="ref")
+    return refs
+
+
+async def filled(view: View, refs: Sequence[str], columns: Sequence[Column], **asked: Any) -> Response:
+    """The page with its form filled in as it was asked, and the columns."""
+    shown: dict[str, Any] = {"text": "", "second": "", "picture": "", "tokens": USUAL_TOKENS, "whole_address": ""}
+    fields = [*refs, *[""] * max(1, SLOTS - len(refs))][:MAX_COLUMNS]
+    known = await asyncio.to_thread(_references, view)
     return view.page(
-        "playground.html",
-        at="playground",
-        columns=columns,
-        fields=[*refs, *[""] * max(1, SLOTS - len(refs))][:MAX_COLUMNS],
-        known=await asyncio.to_thread(_references, view),
-        text=text,
-        second=second,
-        tokens=tokens,
-        whole_address=view.request.url.include_query_params(whole="true").query,
+        "playground.html", at="playground", columns=columns, fields=fields, known=known, **shown | asked
     )
 
 
@@ -100,7 +107,7 @@ def _asking(view: View) -> Asking:
     return Asking(None, None, view.caller)
 
 
-async def _ask_all(view: View, refs: Sequence[str], text: str, second: str, tokens: int | None) -> list[Column]:
+async def ask_all(view: View, refs: Sequence[str], asked: Question, tokens: int | None = None) -> list[Column]:
     """A column for each reference. All that is no chat is asked at once, so that one step may compute it; chats
     are answered here when `tokens` says how long they may be, else by the browser."""
     columns = list(await asyncio.gather(*(asyncio.to_thread(_column, view, ref) for ref in refs)))
@@ -109,19 +116,19 @@ async def _ask_all(view: View, refs: Sequence[str], text: str, second: str, toke
         if column.target is None or column.is_chat or column.is_embedding_base:
             continue
         try:
-            inputs, parameters = inputs_of(column.target, text, second)
+            inputs, parameters = inputs_of(column.target, asked)
         except InvalidRequestError as error:
             columns[place] = replace(column, problem=error.message)
             continue
         entries[place] = Entry(task=column.ref, inputs=inputs, parameters=parameters)
     outcomes = await predict_entries(view.parts, list(entries.values()), _asking(view), view.request)
     for place, outcome in zip(entries, outcomes, strict=True):
-        columns[place] = _answered(columns[place], text, outcome)
+        columns[place] = _answered(columns[place], asked.text, outcome)
     for place, column in enumerate(columns):
         if column.is_embedding_base:
-            columns[place] = await _embedded(view, column, text, second)
+            columns[place] = await _embedded(view, column, asked)
         elif column.is_chat and tokens is not None:
-            columns[place] = await _whole(view, column, text, tokens)
+            columns[place] = await _whole(view, column, asked.text, tokens)
     return columns
 
 
@@ -165,9 +172,10 @@ def _whole(view: View, column: Column, text: str, tokens: int) -> Awaitable[Colu
     return _by_the_api(view, column, answer, lambda said: Shown(text=said["choices"][0]["message"]["content"]))
 
 
-def _embedded(view: View, column: Column, text: str, second: str) -> Awaitable[Column]:
+def _embedded(view: View, column: Column, asked: Question) -> Awaitable[Column]:
     """The column of a base that embeds."""
-    body = EmbeddingBody(model=column.ref, input=[text, second] if second else [text])
+    texts = [asked.text, asked.second] if asked.second else [asked.text]
+    body = EmbeddingBody(model=column.ref, input=texts)
     answer = embeddings.embed(body, view.request, _asking(view), view.parts)
     return _by_the_api(
         view, column, answer, lambda said: Shown(vector=vector_of([one["embedding"] for one in said["data"]]))

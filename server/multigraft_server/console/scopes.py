@@ -34,6 +34,7 @@ SCOPES: dict[str, str] = {
     "GET /console/events": "metrics",
     "GET /console/playground": INFER,
     "POST /console/playground/chat": INFER,
+    "POST /console/playground/picture": INFER,
     "GET /console/upload": "upload",
     "POST /console/upload/versions": "upload",
     "GET /console/upload/reports/{id}": "upload",
