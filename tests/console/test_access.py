@@ -197,7 +197,7 @@ def test_every_answer_tells_the_browser_what_it_may_do(served: Served, person: h
         assert "unsafe" not in headers["content-security-policy"]
         assert policy["frame-ancestors"] == "'none'"
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert headers["cache-control"] == ("no-cache" if "static" in path else "no-store")
 
 

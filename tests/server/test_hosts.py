@@ -64,6 +64,15 @@ def test_a_page_of_another_origin_cannot_change_an_open_server(serve: Serve) -> 
     assert [uploaded(origin) for origin in (served.url, "http://localhost:3000")] == [201, 200]
 
 
+def test_a_page_of_an_open_server_s_own_may_ask_it_by_any_address(decoder: Served) -> None:
+    own, other = "10.0.0.3:8100", "10.0.0.3:9000"
+    answers = [
+        decoder.http.post("/v1/predict", content=b"{", headers={"host": host, "origin": f"http://{origin}"})
+        for host, origin in ((own, own), (own, other), ("evil.example", "evil.example"))
+    ]
+    assert [answer.json()["error"]["param"] for answer in answers] == [None, "origin", "host"]
+
+
 def test_one_with_a_key_leaves_origins_to_it(serve: Serve) -> None:
     served = serve(api_key=KEY)
     headers = {"origin": "https://apps.example", "authorization": f"Bearer {KEY}"}

@@ -18,9 +18,9 @@ class Names:
 
     Where nobody needs a key the address is all that protects a server. A page can have its own name lead to that
     address (DNS rebinding): its scripts then count as the server's own. And forms and uploads of any page are sent
-    without anybody's consent. So such a server answers to addresses, `localhost` and `trusted` alone, and to pages
-    of this machine and of `trusted`. One with keys answers to every name, unless it has a list, and to every page:
-    a browser does not know a key.
+    without anybody's consent. So such a server answers to addresses, `localhost` and `trusted` alone, and to its
+    own pages and those of this machine and of `trusted`. One with keys answers to every name, unless it has a
+    list, and to every page: a browser does not know a key.
     """
 
     def __init__(self, keyring: Keyring, trusted: Sequence[str] | None) -> None:
@@ -33,10 +33,12 @@ class Names:
             return True
         return name == "" or address_of(name) is not None or is_local(name) or name in (self._trusted or ())
 
-    def lets_ask(self, origin: str) -> bool:
-        """Whether pages of `origin`, as a browser tells it, may ask."""
-        name = name_of(origin.partition("://")[2])
-        return not self._keyring.is_open or is_local(name) or name in (self._trusted or ())
+    def lets_ask(self, origin: str, host: str) -> bool:
+        """Whether pages of `origin`, as a browser tells it, may ask what they reach as `host`."""
+        place = origin.partition("://")[2]
+        name = name_of(place)
+        is_own = place != "" and place == host
+        return not self._keyring.is_open or is_own or is_local(name) or name in (self._trusted or ())
 
 
 class KnownHosts:
@@ -53,7 +55,7 @@ class KnownHosts:
             host, origin = headers.get("host", ""), headers.get("origin")
             if not self._names.has(name_of(host)):
                 raise _refused("host", host)
-            if origin is not None and not self._names.lets_ask(origin):
+            if origin is not None and not self._names.lets_ask(origin, host):
                 raise _refused("origin", origin)
         await self._app(scope, receive, send)
 
