@@ -74,6 +74,11 @@ class Served:
         assert isinstance(digest, str)
         return digest
 
+    def rest(self) -> None:
+        """Wait for the end of the engine's step: an answer comes within it, and its state is told of after it."""
+        while self.parts.engine.step_seconds:
+            time.sleep(0.001)
+
     def counted(self, name: str = "multigraft_requests_total", **labels: str) -> float:
         """A sample of /metrics; 0 when it is not there."""
         value = self.parts.metrics.registry.get_sample_value(name, labels)

@@ -95,6 +95,7 @@ def test_an_alias_cannot_point_at_what_is_not_there(served: Served) -> None:
 
 def test_tasks_tell_versions_aliases_and_where_adapters_are(served: Served) -> None:
     served.predict("topic", "where is it")
+    served.rest()
     [task] = served.http.get("/v1/tasks").json()["tasks"]
     assert task == served.http.get("/v1/tasks/topic").json()
     assert [(version["version"], version["tier"]) for version in task["versions"]] == [(1, "device"), (2, "store")]
@@ -111,6 +112,7 @@ def test_a_version_tells_its_manifest(served: Served) -> None:
 
 def test_the_engine_s_state_names_what_is_in_the_slots(served: Served) -> None:
     digest = served.predict("topic", "where is it").headers["x-multigraft-adapter"]
+    served.rest()
     state = served.http.get("/v1/engine").json()
     assert state["alive"] is True
     assert state["slots"] == [{"slot": 1, "digest": digest, "versions": ["topic@1"]}]
@@ -125,6 +127,7 @@ def test_the_engine_tells_what_memory_it_has_taken(served: Served) -> None:
     assert before == dict.fromkeys(parts, 0) | {"weights": before["weights"]}
     served.predict("topic", "where is it")
     served.http.post("/v1/completions", json={"model": "tiny-llama", "prompt": "it is", "max_tokens": 2})
+    served.rest()
     after = served.http.get("/v1/engine").json()["bytes"]
     assert after["weights"] == before["weights"]
     assert after["banks"] > after["host"] > 0
@@ -152,6 +155,7 @@ def test_readiness_drops_when_the_engine_ends_and_liveness_stays(served: Served)
 def test_metrics_name_what_the_design_names(served: Served) -> None:
     served.predict("topic", "where is it")
     served.post("/v1/completions", {"model": "tiny-llama", "prompt": "a", "max_tokens": 3, "ignore_eos": True})
+    served.rest()
     text = served.http.get("/metrics").text
     assert served.http.get("/metrics").headers["content-type"].startswith("text/plain")
     for name in (

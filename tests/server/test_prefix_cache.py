@@ -79,6 +79,7 @@ def test_the_engines_state_and_the_metrics_tell_of_it(serve: Serve) -> None:
     served = serve()
     for _ in range(3):
         complete(served)
+    served.rest()
     state = served.http.get("/v1/engine").json()["prefix_cache_tokens"]
     assert (state["queried"], state["cached"]) == (3 * len(LONG), 96)
     assert 48 <= state["used"] < state["capacity"]

@@ -62,6 +62,7 @@ def test_an_answer_over_its_deadline_is_a_504_and_its_row_is_freed(serve: Serve)
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"
     assert served.counted(task="tiny-llama", outcome="deadline") == 1
+    served.rest()
     state = served.http.get("/v1/engine").json()
     assert (state["running"], state["kv_tokens"]["used"]) == (0, 0)
 

@@ -118,7 +118,8 @@ class EngineLoop:
 
     @property
     def step_seconds(self) -> float:
-        """For how long the step that runs now has been running; 0 between two steps."""
+        """For how long the step that runs now has been running; 0 between two steps, when `snapshot` tells of the
+        last one."""
         since = self._step_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -272,8 +273,8 @@ class EngineLoop:
             while self._take_messages(engine, wait=False):
                 self._step_since = time.monotonic()
                 busy = engine.step()
-                self._step_since = None
                 self._snapshot = engine.snapshot()
+                self._step_since = None
                 if not busy and not self._idle(engine):
                     return
         except Exception as error:
