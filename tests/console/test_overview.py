@@ -39,6 +39,7 @@ def test_it_shows_what_a_task_s_requests_took(served: Served, person: httpx.Clie
     assert "No task was asked yet" in text_of(person)
     served.predict("topic", "a")
     served.post("/v1/tasks/topic/predict", {"inputs": 3})
+    served.rest()
     shown = text_of(person)
     assert re.search(r"topic 2 1 invalid \S+ m?s – – \S+ m?s \S+ m?s idle", shown)
     assert "topic@1" in shown
@@ -49,6 +50,7 @@ def test_it_shows_what_a_task_s_requests_took(served: Served, person: httpx.Clie
 def test_the_page_holds_what_its_live_part_shows(served: Served, person: httpx.Client) -> None:
     served.add("topic", "text-classification")
     served.predict("topic", "a")
+    served.rest()
     assert "Latency by task" in text_of(person, "/console/overview")
     assert "topic@1" in text_of(person, "/console/overview")
 
