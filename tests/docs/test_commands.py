@@ -43,7 +43,7 @@ ELSEWHERE = {
     r"prometheus ": "tests/monitoring",
     r"python -m tests.fuzz": "tests/fuzz",
     r"OTEL_\w+=": "tests/server/test_tracing.py",
-    r"\$ curl --data-binary @parcel.jpg": "tests/server/test_images.py: this base reads no images",
+    r"\$ curl --data-binary @parcel.jpg|multigraft predict \w+ --image": "tests/server/test_images.py",
 }
 PARAMETERS = ["training.epochs=1", "training.precision=float32", "training.early_stopping=null"]
 KEY = "a-key-of-tests"
