@@ -32,6 +32,8 @@ from multigraft_training.demo.processes import (
     serving,
 )
 from multigraft_training.demo.show import answers_table, next_steps, summary
+from tests.cli.stub import Answer
+from tests.cli.stub import serving as stub_serving
 from tests.training.conftest import TinyBase
 
 psutil: Any = import_module("psutil")  # it has no types
@@ -96,6 +98,13 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing_running(tmp_pa
         with serving(arguments, choose_port(None), tmp_path / "server.log", None):
             pytest.fail("there is no such base")
     assert set(psutil.Process().children()) <= before
+
+
+def test_another_s_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    with stub_serving() as another, pytest.raises(SetupError, match="in use"):
+        another.answers["GET /health/ready"] = Answer({"status": "ready"})
+        with serving(("--data-dir", str(tmp_path)), another.server_port, tmp_path / "server.log", None):
+            pytest.fail("it is another's")
 
 
 def test_a_command_that_fails_is_told() -> None:
