@@ -238,7 +238,8 @@ def swap_storm(**options: Any) -> None:
 def faults(**options: Any) -> None:
     """Break things under traffic, one after another: what each does to requests and data, and for how long.
 
-    They are kill, stop, full-disk, corrupt-file, locked-registry, slow-store, stalled-clients, and flood, which is
+    They are kill, stop, full-disk, corrupt-file, locked-registry, slow-store, stalled-clients, clock-jump (where
+    libfaketime is installed), and flood, which is
     four times what the server can do. The exit code is 1 when an answer was wrong, a request or acknowledged data
     was lost, or the server did not recover. SERVE_OPTIONS, behind --, go to the server.
 
