@@ -80,8 +80,8 @@ def worker_beside(settings: ServerSettings) -> Iterator[WorkerProcess | None]:
 
 def _options(settings: ServerSettings) -> list[str]:
     store = ["--store", settings.store_url] if settings.store_url else []
-    told = ["--lease", str(settings.worker_lease_seconds), "--log-format", settings.log_format]
-    return ["--base", settings.base, "--data-dir", str(settings.data_dir), *store, *told]
+    more = ["--lease", str(settings.worker_lease_seconds), "--log-format", settings.log_format]
+    return ["--base", settings.base, "--data-dir", str(settings.data_dir), *store, *more]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -58,22 +58,27 @@ class Question:
 
 def inputs_of(target: Target, asked: Question) -> tuple[Any, dict[str, Any]]:
     """The `inputs` and `parameters` of a task's type. Raises InvalidRequestError for what cannot be asked here."""
+    if asked.picture:
+        if target.task_type != "image-classification":
+            raise _not_asked(target, "a picture")
+        return asked.picture, {"top_k": TOP_LABELS}
     text, second = asked.text, asked.second
     match target.task_type:
-        case "image-classification" if asked.picture:
-            return asked.picture, {"top_k": TOP_LABELS}
-        case "text-classification" if text:
+        case "text-classification":
             return ({"text": text, "text_pair": second} if second else text), {"top_k": TOP_LABELS}
-        case "token-classification" if text:
+        case "token-classification":
             return text, {"aggregation_strategy": "simple"}
-        case "question-answering" if text:
+        case "question-answering":
             if not second:
                 raise InvalidRequestError("it answers questions: write one into the second field")
             return {"question": second, "context": text}, {"top_k": TOP_ANSWERS}
-        case "feature-extraction" if text:
+        case "feature-extraction":
             return ([text, second] if second else text), {}
-    kind = "a picture" if asked.picture else "text"
-    raise InvalidRequestError(f"{target.task_type or 'the bare base'} is not asked with {kind} on this page")
+    raise _not_asked(target, "text")
+
+
+def _not_asked(target: Target, kind: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{target.task_type or 'the bare base'} is not asked with {kind} on this page")
 
 
 def shown_of(target: Target, text: str, output: Any) -> Shown:

@@ -78,13 +78,29 @@ def asked_ones(given: Iterable[str]) -> list[str]:
     return refs
 
 
-async def filled(view: View, refs: Sequence[str], columns: Sequence[Column], **asked: Any) -> Response:
-    """The page with its form filled in as it was asked, and the columns."""
-    shown: dict[str, Any] = {"text": "", "second": "", "picture": "", "tokens": USUAL_TOKENS, "whole_address": ""}
-    fields = [*refs, *[""] * max(1, SLOTS - len(refs))][:MAX_COLUMNS]
-    known = await asyncio.to_thread(_references, view)
+async def filled(
+    view: View,
+    refs: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    text: str = "",
+    second: str = "",
+    picture: str = "",
+    tokens: int = USUAL_TOKENS,
+    whole_address: str = "",
+) -> Response:
+    """The page with its form filled in as it was asked, and the columns. `picture` is a data URL."""
     return view.page(
-        "playground.html", at="playground", columns=columns, fields=fields, known=known, **shown | asked
+        "playground.html",
+        at="playground",
+        columns=columns,
+        fields=[*refs, *[""] * max(1, SLOTS - len(refs))][:MAX_COLUMNS],
+        known=await asyncio.to_thread(_references, view),
+        text=text,
+        second=second,
+        picture=picture,
+        tokens=tokens,
+        whole_address=whole_address,
     )
 
 
