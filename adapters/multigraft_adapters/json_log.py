@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from multigraft_adapters.errors import MultigraftError
@@ -18,6 +19,8 @@ TEXT_FORMAT = "%(levelname)s %(name)s: %(message)s"
 """Of a log that is text."""
 _TELLING = (MultigraftError, OSError, RuntimeError, MemoryError)
 """Errors whose sentences are about files, memory and shapes; those of values and keys quote them."""
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str)
+"""One for all lines: `json.dumps` makes one for each, at a third of what a line costs."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,7 +42,7 @@ def line_of(record: logging.LogRecord, told: Mapping[str, Any]) -> str:
     }
     if record.exc_info and record.exc_info[1] is not None:
         event["exception"] = _exception(record.exc_info[1])
-    return json.dumps(event, ensure_ascii=True, separators=(",", ":"), default=str)
+    return _ENCODER.encode(event)
 
 
 def _exception(error: BaseException) -> dict[str, Any]:
@@ -55,4 +58,11 @@ def _exception(error: BaseException) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(whole: int) -> str:
+    """Most lines are of the second of the line before."""
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")

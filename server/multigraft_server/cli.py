@@ -12,8 +12,8 @@ import click
 
 from multigraft_adapters import __version__
 from multigraft_adapters.processor import keep_objects, share_cores, share_memory
+from multigraft_server.listening import bind, url_of
 from multigraft_server.logs import log_event, logging_as
-from multigraft_server.serving import bind, run, url_of
 from multigraft_server.settings import API_KEY_VARIABLE, REGISTRY_VARIABLE, ServerSettings, load_settings
 from multigraft_server.worker_process import worker_beside
 
@@ -94,6 +94,7 @@ def _serve(settings: ServerSettings) -> None:
     with bind(settings.host, settings.port) as bound:
         # NOTE: torch and transformers take seconds to import: what is wrong with the address is told before.
         from multigraft_server.assemble import assemble
+        from multigraft_server.serving import run
 
         with assemble(settings) as app, worker_beside(settings) as worker:
             if worker is not None:

@@ -1,4 +1,4 @@
-"""Running the application: the socket, the server, and the one line that says where it is."""
+"""Running the application on its socket until a signal ends it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from multigraft_adapters.errors import BindError, SetupError
 from multigraft_server.api.connections import Patience, connections
 from multigraft_server.api.overload import RefuseAtOnce
+from multigraft_server.listening import url_of
 from multigraft_server.logs import log_event
 from multigraft_server.parts import Parts
 from multigraft_server.settings import ServerSettings
@@ -22,37 +23,8 @@ BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 """Longer than the minute for which proxies commonly keep idle connections."""
 
-SEND_BYTES = 256 * 1024
-"""What the system keeps of an answer that its client does not read; the system's own bound is 16 times as much."""
-
 FLUSH_SECONDS = 5
 """How long the last bytes may take to leave when all answers have ended."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address, not listening yet; raises BindError in one sentence.
-
-    It is taken before the base is loaded, so that a port in use is known at once.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise BindError(f"the address {host} is not one of this machine: {error.strerror}") from None
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # its connections inherit it
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise BindError(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    return bound
-
-
-def url_of(bound: socket.socket) -> str:
-    """The socket's address as a URL."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):

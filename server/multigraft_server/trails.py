@@ -81,13 +81,9 @@ def note_error(code: str) -> None:
         trail.error = code
 
 
-def started_of(call: Call) -> float | None:
-    """When the first row of a prediction first ran; None where none did to its end."""
-    return min((timing.started for timing in call.timings), default=None)
-
-
 def _of_call(call: Call) -> dict[str, Any]:
     target = call.target
+    first_run = min([timing.started for timing in call.timings], default=call.first_token)  # of rows at their end
     return {
         "task": target.task,
         "version": target.number or None,
@@ -95,14 +91,10 @@ def _of_call(call: Call) -> dict[str, Any]:
         "outcome": call.outcome,
         "prompt_tokens": call.prompt_tokens,
         "generated_tokens": call.generated_tokens,
-        "queue_seconds": _since(call.arrival, _first(started_of(call), call.first_token)),
+        "queue_seconds": _since(call.arrival, first_run),
         "first_token_seconds": _since(call.arrival, call.first_token),
         "prediction_seconds": _since(call.arrival, call.ended),
     }
-
-
-def _first(*moments: float | None) -> float | None:
-    return next((moment for moment in moments if moment is not None), None)
 
 
 def _since(begin: float, end: float | None) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -107,7 +108,8 @@ class CellMaker:
             except (NoMatchingPeftModuleError, ValueError, KeyError, AttributeError):
                 return None, {}  # of the last two, an image model's: it has no embeddings for virtual tokens
             disturb(model, seed)
-            model.save_pretrained(str(folder))
+            with patch.object(PeftModel, "create_or_update_model_card"):  # takes four times as long as the tensors
+                model.save_pretrained(str(folder))
         return model, read_folder(folder)
 
     def _made_by_hand(self, variant: Variant, form: Form) -> dict[str, bytes]:

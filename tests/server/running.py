@@ -21,9 +21,10 @@ from multigraft_adapters.verify import VerifiedAdapter, load
 from multigraft_server.app import create_app
 from multigraft_server.engine.build import build_engine
 from multigraft_server.engine.settings import EngineSettings
+from multigraft_server.listening import bind, url_of
 from multigraft_server.metrics import Metrics
 from multigraft_server.parts import Parts
-from multigraft_server.serving import Server, bind, url_of, uvicorn_config
+from multigraft_server.serving import Server, uvicorn_config
 from multigraft_server.settings import ServerSettings
 from tests.server.made import adapter_files
 

@@ -13,7 +13,8 @@ import pytest
 
 from multigraft_adapters.errors import EngineStoppedError
 from multigraft_server.assemble import assemble
-from multigraft_server.serving import bind, run
+from multigraft_server.listening import bind
+from multigraft_server.serving import run
 from multigraft_server.settings import ServerSettings
 from tests.server.conftest import LoadTiny
 from tests.server.running import serving
