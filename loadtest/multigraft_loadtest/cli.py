@@ -263,7 +263,7 @@ def soak(**options: Any) -> None:
     """Ask for minutes while versions come and go and jobs train, and tell whether the server grows.
 
     A swap storm through one server, with a worker that trains one job after another. Memory, threads and
-    descriptors are sampled each second; after a warm-up of 30% a line is laid through them, and its slope's 95%
+    descriptors are sampled each second; after the first half a line is laid through them, and its slope's 95%
     interval must not lie above 0. The exit code is 1 when something grew, or an answer was wrong, lost or failed.
     SERVE_OPTIONS, behind --, go to the server.
 

@@ -28,6 +28,9 @@ from multigraft_server.serving import Server, uvicorn_config
 from multigraft_server.settings import ServerSettings
 from tests.server.made import adapter_files
 
+STEP_SECONDS = 60
+"""Longer than any step of a tiny base."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -77,8 +80,15 @@ class Served:
 
     def rest(self) -> None:
         """Wait for the end of the engine's step: an answer comes within it, and its state is told of after it."""
+        ends = time.monotonic() + STEP_SECONDS
         while self.parts.engine.step_seconds:
+            assert time.monotonic() < ends, "the engine's step does not end"
             time.sleep(0.001)
+
+    def notice(self) -> None:
+        """Have the server notice its uploads now, rather than in between what follows: it forgets what it found of
+        their tasks."""
+        self.parts.registry.refresh()
 
     def counted(self, name: str = "multigraft_requests_total", **labels: str) -> float:
         """A sample of /metrics; 0 when it is not there."""

@@ -111,7 +111,7 @@ def test_a_request_that_would_wait_too_long_is_refused_before_it_is_read_and_oth
     served = serve(pause_seconds=PAUSE_SECONDS, engine=bounds)
     for seed, task in enumerate(("hot", "cold")):
         served.add(task, "text-generation", seed=seed)
-    served.parts.registry.refresh()  # else the uploads may be noticed, and what "hot" is forgotten, in between
+    served.notice()
     long = {"model": "hot", "prompt": ["a"] * 3, "max_tokens": TOKENS, "ignore_eos": True}
     with connected(served) as first:
         send(first, "/v1/completions", long)  # one of its three prompts waits
@@ -135,7 +135,7 @@ def test_a_refusal_is_the_same_before_the_application_as_in_it(
     bounds = EngineSettings(max_running_rows=2, max_waiting_rounds=0.5)
     served = serve(pause_seconds=PAUSE_SECONDS, engine=bounds, retry_after_seconds=7)
     served.add("hot", "text-generation")
-    served.parts.registry.refresh()  # else the upload may be noticed, and what "hot" is forgotten, in between
+    served.notice()
     with connected(served) as first:
         send(
             first,

@@ -367,7 +367,7 @@ def test_a_database_that_keeps_look_ups_waiting_holds_up_nobody_else(
     place = postgres.new_place()
     served = serve(registry_url=place)
     served.add("topic", "text-classification")
-    served.parts.registry.refresh()  # what the upload changed is noticed, and forgotten, before what follows
+    served.notice()
     assert version_served(served) == "1"
 
     def ask(ref: str) -> httpx.Response:
