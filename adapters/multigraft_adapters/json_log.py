@@ -20,7 +20,7 @@ TEXT_FORMAT = "%(levelname)s %(name)s: %(message)s"
 _TELLING = (MultigraftError, OSError, RuntimeError, MemoryError)
 """Errors whose sentences are about files, memory and shapes; those of values and keys quote them."""
 _ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str)
-"""One for all lines: `json.dumps` makes one for each, at a third of what a line costs."""
+"""One for all lines: `json.dumps` would make one for each."""
 
 
 class JsonFormatter(logging.Formatter):

@@ -60,7 +60,7 @@ def logging_as(form: Format, stream: TextIO | None = None) -> Iterator[None]:
 
 @contextmanager
 def _plain_records() -> Iterator[None]:
-    """Have records made without what no line tells, the caller's place and the thread, which is half of what a
+    """Have records made without what no line tells, the caller's place and the thread, which is a third of what a
     record costs (the logging HOWTO, "Optimization")."""
     before = {name: getattr(logging, name) for name in _UNTOLD}
     for name in _UNTOLD:
