@@ -58,8 +58,8 @@ def _exception(error: BaseException) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+    whole, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
+    return f"{_second(whole)}.{milliseconds:03}Z"
 
 
 @lru_cache(maxsize=2)

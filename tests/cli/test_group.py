@@ -66,6 +66,17 @@ def test_the_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert output.endswith("loaded []\n")
 
 
+def test_a_command_of_ours_imports_no_torch(tmp_path: Path) -> None:
+    write_entry_points(tmp_path, project_entries())
+    code = (
+        "import sys\n"
+        "from multigraft_adapters.cli import multigraft\n"
+        "multigraft(['push', '--help'], standalone_mode=False)\n"
+        "print('loaded', [name for name in ('torch', 'transformers', 'sqlalchemy') if name in sys.modules])\n"
+    )
+    assert run_python(code, tmp_path).endswith("loaded []\n")
+
+
 def test_what_commands_of_ours_tell_about_themselves_imports_no_torch(tmp_path: Path) -> None:
     write_entry_points(tmp_path, project_entries())
     code = (
