@@ -46,7 +46,8 @@ def test_a_stopped_server_s_job_goes_on_from_its_checkpoint_when_it_is_started_a
         ended_attempt = events["attempt-ends"]
         assert (ended_attempt["job"], ended_attempt["task"], ended_attempt["attempt"]) == (job.id, "stopped", 1)
         assert (ended_attempt["status"], ended_attempt["error"]) == ("queued", None)
-    with started(*options, MULTIGRAFT_API_KEY=KEY) as (_, url):
+    with started(*options, MULTIGRAFT_API_KEY=KEY) as (process, url):
+        log_of(process)  # where nobody reads it the pipe fills up, and the worker waits with its own line
         sdk = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
         job = ended(sdk, sdk.fine_tuning.jobs.retrieve(job.id))
         told = " ".join(messages(sdk, job))
